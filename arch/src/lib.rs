@@ -1,3 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Facts to come.
+//! Facts of the Arm Architecture that the hypervisor rests on: address spaces, register fields, syndromes, descriptors.
+//!
+//! Everything here is a pure function or a type. Nothing touches hardware, so all of it runs and is tested on any machine.
+//! Sections named `B3.13.6` and the like are those of the Arm Architecture Reference Manual, ARMv7-A and ARMv7-R edition
+//! (ARM DDI 0406C.d); GICv2 sections are those of ARM IHI 0048B.
 #![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A vCPU's context: everything that a guest can change, how it is to run, and why it stopped.
+//!
+//! One lives at the start of a page of its own, in the kernel's linear map, shared with Hyp mode at the same address. While
+//! the vCPU runs the world switch owns it; before and after, the module does. General registers are those that Hyp mode
+//! sees: r8 to r12 are User mode's, the FIQ bank is kept apart.
+
+use core::mem::{offset_of, size_of};
+
+/// SP, LR and SPSR of one PL1 mode.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Bank {
+    /// The mode's stack pointer.
+    pub sp: u32,
+    /// The mode's link register.
+    pub lr: u32,
+    /// The mode's saved program status.
+    pub spsr: u32,
+}
+
+/// The banked registers of all PL1 modes (B1.3.2).
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Banks {
+    /// SP_usr, which System mode shares. LR_usr is Hyp mode's LR and stands in [`VcpuContext::r`].
+    pub sp_usr: u32,
+    /// Supervisor mode.
+    pub svc: Bank,
+    /// Abort mode.
+    pub abt: Bank,
+    /// Undefined mode.
+    pub und: Bank,
+    /// IRQ mode.
+    pub irq: Bank,
+    /// FIQ mode.
+    pub fiq: Bank,
+    /// r8 to r12 of FIQ mode.
+    pub fiq_r: [u32; 5],
+}
+
+/// The CP15 registers that are a guest's own.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cp15 {
+    /// Translation table base 0, 64 bits, in the format that TTBCR.EAE says.
+    pub ttbr0: u64,
+    /// Translation table base 1.
+    pub ttbr1: u64,
+    /// Result of the last address translation.
+    pub par: u64,
+    /// Cache size selection.
+    pub csselr: u32,
+    /// System control.
+    pub sctlr: u32,
+    /// Coprocessor access control.
+    pub cpacr: u32,
+    /// Translation table base control.
+    pub ttbcr: u32,
+    /// Domain access control.
+    pub dacr: u32,
+    /// Data fault status.
+    pub dfsr: u32,
+    /// Instruction fault status.
+    pub ifsr: u32,
+    /// Auxiliary data fault status.
+    pub adfsr: u32,
+    /// Auxiliary instruction fault status.
+    pub aifsr: u32,
+    /// Data fault address.
+    pub dfar: u32,
+    /// Instruction fault address.
+    pub ifar: u32,
+    /// PRRR, or MAIR0 with TTBCR.EAE.
+    pub prrr: u32,
+    /// NMRR, or MAIR1 with TTBCR.EAE.
+    pub nmrr: u32,
+    /// Auxiliary memory attributes 0.
+    pub amair0: u32,
+    /// Auxiliary memory attributes 1.
+    pub amair1: u32,
+    /// Vector base.
+    pub vbar: u32,
+    /// Context ID.
+    pub contextidr: u32,
+    /// User read-write thread ID.
+    pub tpidrurw: u32,
+    /// User read-only thread ID.
+    pub tpidruro: u32,
+    /// PL1 only thread ID.
+    pub tpidrprw: u32,
+    /// What User mode sees of the timers.
+    pub cntkctl: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// VFP and NEON registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Vfp {
+    /// d0 to d31. Where the core has sixteen, the rest stays what it was.
+    pub d: [u64; 32],
+    /// Exception control.
+    pub fpexc: u32,
+    /// Status and control.
+    pub fpscr: u32,
+    /// The exceptional instruction (only while FPEXC.EX is set).
+    pub fpinst: u32,
+    /// The bypassed instruction (only while FPEXC.FP2V is set).
+    pub fpinst2: u32,
+}
+
+impl Default for Vfp {
+    fn default() -> Self {
+        Self { d: [0; 32], fpexc: 0, fpscr: 0, fpinst: 0, fpinst2: 0 }
+    }
+}
+
+/// The virtual timer (B8.1.3).
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timer {
+    /// CNTVOFF: physical count minus virtual count.
+    pub cntvoff: u64,
+    /// CNTV_CVAL: the compare value.
+    pub cval: u64,
+    /// CNTV_CTL: ENABLE, IMASK, ISTATUS.
+    pub ctl: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// How the vCPU is to run: written by the module, read by the world switch.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// VTTBR: the VM's stage-2 table and VMID.
+    pub vttbr: u64,
+    /// HCR while the guest runs, virtual interrupt bits included.
+    pub hcr: u32,
+    /// VPIDR: the MIDR that the guest reads.
+    pub midr: u32,
+    /// VMPIDR: the MPIDR that the guest reads.
+    pub mpidr: u32,
+    /// Non-zero where the guest has VFP: the first use is a switch, not an exit.
+    pub vfp: u32,
+}
+
+/// Why the guest stopped: written by the world switch, read by the module.
+///
+/// What HSR means stands in `arch`; which fields are meaningful depends on the [`ExitCode`] that the call returned.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExitRecord {
+    /// The syndrome.
+    pub hsr: u32,
+    /// The faulting virtual address: HDFAR of a data abort, HIFAR of a prefetch abort.
+    pub far: u32,
+    /// HPFAR: the faulting IPA shifted right by eight, 4 KiB granular, in bits \[31:4\].
+    pub hpfar: u32,
+    /// How often in this vCPU's life a VFP trap exchanged the state.
+    pub vfp_switches: u32,
+}
+
+/// A vCPU as the world switch sees it.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct VcpuContext {
+    /// r0 to r12, then LR_usr.
+    pub r: [u32; 14],
+    /// Where the guest goes on: ELR_hyp.
+    pub pc: u32,
+    /// The guest's CPSR: SPSR_hyp.
+    pub cpsr: u32,
+    /// Banked registers.
+    pub banks: Banks,
+    /// Why it stopped.
+    pub exit: ExitRecord,
+    /// System registers.
+    pub cp15: Cp15,
+    /// The virtual timer.
+    pub timer: Timer,
+    /// How it is to run.
+    pub control: Control,
+    /// Floating point.
+    pub vfp: Vfp,
+}
+
+/// Index of LR_usr in [`VcpuContext::r`].
+pub const LR_USR: usize = 13;
+
+/// What `enter_guest` returns: why the guest is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// A synchronous exception to Hyp mode; [`ExitRecord::hsr`] says which.
+    Trap,
+    /// A physical interrupt is pending: it is the host's to take.
+    Interrupt,
+    /// An asynchronous abort hit while the guest ran.
+    AsyncAbort,
+    /// The permission fault's IPA could not be resolved: another CPU is changing the tables. Run the guest again.
+    Again,
+    /// Hyp mode itself took an exception. The vCPU is lost; the CPU's panic record says more.
+    HypPanic,
+}
+
+impl ExitCode {
+    /// The number that travels in r0.
+    pub const fn to_raw(self) -> u32 {
+        match self {
+            Self::Trap => 0,
+            Self::Interrupt => 1,
+            Self::AsyncAbort => 2,
+            Self::Again => 3,
+            Self::HypPanic => HYP_PANIC,
+        }
+    }
+
+    /// The meaning of what came back in r0.
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::Trap,
+            1 => Self::Interrupt,
+            2 => Self::AsyncAbort,
+            3 => Self::Again,
+            _ => Self::HypPanic,
+        }
+    }
+}
+
+/// What any Hyp call returns in r0 after an exception in Hyp mode.
+pub const HYP_PANIC: u32 = 0xffff_fffe;
+
+const _: () = assert!(offset_of!(VcpuContext, r) == 0);
+const _: () = assert!(offset_of!(VcpuContext, pc) == 56 && offset_of!(VcpuContext, cpsr) == 60);
+const _: () = assert!(size_of::<VcpuContext>() <= arch::addr::PAGE_SIZE);

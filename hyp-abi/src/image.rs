@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The Hyp image's header, and the calls that it offers.
+//!
+//! The image is a flat run of bytes, linked at [`layout::IMAGE_BASE`](crate::layout::IMAGE_BASE): constants, text, data,
+//! each beginning on a page. It begins with an [`ImageHeader`], whose addresses the linker filled in. Every function that
+//! the module may call is one `b` instruction in a table of its own ([`ImageHeader::entries`]), so that the check of a pointer
+//! at `HVC #0` is a range and an alignment.
+
+/// First word of an image: "WSHY" read as a little-endian word.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"WSHY");
+/// Counts changes of anything in this crate that both sides must agree on.
+pub const ABI: u32 = 1;
+
+/// The first words of the image. All fields are Hyp virtual addresses unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ImageHeader {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`ABI`].
+    pub abi: u32,
+    /// Where text begins (constants end). Page aligned, as the next two are.
+    pub text: u32,
+    /// Where data begins (text ends).
+    pub data: u32,
+    /// Where the image ends.
+    pub end: u32,
+    /// The first entry of the table of Hyp functions, in the order of [`Call`].
+    pub entries: u32,
+    /// The trampoline's page within text.
+    pub trampoline: u32,
+}
+
+impl ImageHeader {
+    /// Reads and checks the header of an image. `None`: not an image, of another ABI, or its sections do not lie in order.
+    pub fn parse(image: &[u8]) -> Option<Self> {
+        let word = |index: usize| -> Option<u32> {
+            let bytes = image.get(index * 4..index * 4 + 4)?;
+            Some(u32::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let header = Self {
+            magic: word(0)?,
+            abi: word(1)?,
+            text: word(2)?,
+            data: word(3)?,
+            end: word(4)?,
+            entries: word(5)?,
+            trampoline: word(6)?,
+        };
+        let base = crate::layout::IMAGE_BASE;
+        let length = u32::try_from(image.len()).ok()?;
+        let ordered = base < header.text
+            && header.text < header.data
+            && header.data <= header.end
+            && header.end.checked_sub(base)? == length
+            && length <= crate::layout::IMAGE_MAX
+            && (header.text..header.data).contains(&header.entries)
+            && (header.text..header.data).contains(&header.trampoline);
+        let aligned = (header.text | header.data | header.end | header.trampoline) & 0xfff == 0;
+        (header.magic == MAGIC && header.abi == ABI && ordered && aligned).then_some(header)
+    }
+
+    /// The pointer to pass in r0 for a call.
+    pub const fn entry(&self, call: Call) -> u32 {
+        self.entries.wrapping_add(call as u32 * 4)
+    }
+}
+
+/// The functions that the module may call, in the order of the image's table. Arguments stand in r1 to r3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Call {
+    /// `(context: HypVirt) -> ExitCode`: runs the vCPU until something stops it.
+    EnterGuest = 0,
+    /// `(vttbr: u64)`: drops every CPU's TLB entries of the VMID.
+    FlushVmid = 1,
+    /// `(vttbr: u64)`: drops this CPU's TLB entries and instruction cache lines of the VMID.
+    FlushVmidLocal = 2,
+    /// `()`: drops every CPU's stage-1 and stage-2 entries of every VMID, and instruction caches.
+    FlushAll = 3,
+    /// `(address: HypVirt)`: drops every CPU's entry for one page of Hyp mode's own map.
+    FlushHyp = 4,
+    /// `()`: gives Hyp mode back to the stub that owned it.
+    Release = 5,
+    /// `() -> ABI`: shows that Hyp mode answers.
+    Version = 6,
+}
+
+/// How many functions the table has.
+pub const CALLS: u32 = 7;
+
+/// What a call through a pointer that is no entry returns; nothing ran.
+pub const BAD_CALL: u32 = 0xffff_ffff;
+
+/// What the trampoline is told, as the module writes it to [`TRAMPOLINE_PARAMETERS`] in the trampoline's page.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TrampolineParameters {
+    /// HTTBR.
+    pub httbr: u64,
+    /// HTCR.
+    pub htcr: u32,
+    /// HMAIR0.
+    pub hmair0: u32,
+    /// HMAIR1.
+    pub hmair1: u32,
+    /// Where to go on with the MMU on: [`ImageHeader::text`]'s first instruction.
+    pub entry: u32,
+    /// VTCR: how stage 2 is walked, the same for every VM.
+    pub vtcr: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// Offset of the [`TrampolineParameters`] in the trampoline's page; code ends before it.
+pub const TRAMPOLINE_PARAMETERS: usize = 0xf00;
+
+/// What the panic vector leaves in the per-CPU data page, at its start, for the module to print.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PanicRecord {
+    /// r0 to r12.
+    pub r: [u32; 13],
+    /// SP_hyp when it happened.
+    pub sp: u32,
+    /// LR when it happened.
+    pub lr: u32,
+    /// ELR_hyp: where it happened.
+    pub pc: u32,
+    /// SPSR_hyp.
+    pub cpsr: u32,
+    /// Which vector: 1 undefined, 2 HVC, 3 prefetch abort, 4 data abort, 5 trap from the host, 7 FIQ in the host.
+    pub vector: u32,
+    /// HSR.
+    pub hsr: u32,
+    /// HDFAR.
+    pub hdfar: u32,
+    /// HIFAR.
+    pub hifar: u32,
+    /// How many panics this CPU has had.
+    pub count: u32,
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the hypervisor needs of the kernel that it lives in.
+//!
+//! `kvm/` names no kernel. Everything that it cannot do alone (memory, locks, time, other CPUs, Hyp mode itself) it asks of
+//! [`Host`]. The real one is the module's; the one in unit tests is `fake::Host`, on the developer's machine. A method
+//! exists because something here calls it, and says whether it may sleep.
+
+use arch::addr::{HostPhys, HostVirt};
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::AtomicU64;
+use hyp_abi::context::{ExitCode, VcpuContext};
+
+/// There was no memory. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// A lock with what it protects inside.
+pub trait Lock<T> {
+    /// Access to what is inside, until dropped.
+    type Guard<'a>: DerefMut<Target = T>
+    where
+        Self: 'a,
+        T: 'a;
+
+    /// An open lock around `value`.
+    fn new(value: T) -> Self;
+    /// Waits for the lock and takes it.
+    fn lock(&self) -> Self::Guard<'_>;
+}
+
+/// The 512 descriptors of a translation table. Atomic, because the hardware walks them while they change (B3.10.1).
+pub type Table = [AtomicU64; 512];
+
+/// A zeroed page that holds a translation table. Freed when dropped.
+pub trait TablePage {
+    /// Where the page is for the hardware.
+    fn phys(&self) -> HostPhys;
+    /// Its descriptors.
+    fn table(&self) -> &Table;
+    /// Gives up the handle and keeps the page: a descriptor owns it from here on.
+    fn into_phys(self) -> TablePhys;
+}
+
+/// The address of a table that a descriptor owns.
+///
+/// Made only by [`TablePage::into_phys`] and, within this crate, from a table descriptor that stage 2 or the Hyp map wrote
+/// itself; so it always names a live table, which is what lets [`Host::table`] be safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TablePhys(HostPhys);
+
+impl TablePhys {
+    /// For implementations of [`TablePage::into_phys`]: the address of the page that was given up.
+    pub fn from_page(phys: HostPhys) -> Self {
+        Self(phys)
+    }
+
+    /// The address.
+    pub fn phys(self) -> HostPhys {
+        self.0
+    }
+}
+
+/// One page, or one 2 MiB block, of a process's memory as stage 2 is to map it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The physical address of the 4 KiB page that was asked for.
+    pub phys: HostPhys,
+    /// The process may write to it now (it was asked for with `write`, or is writable already).
+    pub writable: bool,
+    /// The page is part of an aligned 2 MiB run of physical memory that the process maps as one block at this address.
+    pub block: bool,
+    /// Device memory (a PFN map): mapped as Device, never cached.
+    pub device: bool,
+}
+
+/// Why a process's memory could not be resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The process has nothing there, or not with these rights (EFAULT).
+    Fault,
+    /// A signal came first (EINTR).
+    Interrupted,
+    /// The memory is known to be broken (EHWPOISON).
+    Poisoned,
+    /// No memory (ENOMEM).
+    OutOfMemory,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The condition came true.
+    Ready,
+    /// A signal is pending for the thread.
+    Signal,
+}
+
+/// Where a vCPU's thread sleeps, and how other threads and interrupt handlers reach it.
+pub trait Waiter {
+    /// Sleeps until `ready` says true or a signal comes. `ready` is called on this thread.
+    fn wait(&self, ready: impl Fn() -> bool) -> Wake;
+    /// Wakes the thread if it sleeps in [`Self::wait`]. Never sleeps; callable with interrupts off.
+    fn wake(&self);
+    /// Makes the thread leave the guest soon if it is inside on another CPU. Never sleeps; callable with interrupts off.
+    fn kick(&self);
+}
+
+/// A one-shot timer on the host's clock that calls [`Waiter::wake`] of the vCPU that it was made for.
+pub trait WakeTimer {
+    /// Fires when the host's counter (CNTPCT) has reached `count`. Replaces what was set before. Never sleeps.
+    fn arm(&self, count: u64);
+    /// Forgets what was set and waits for a handler under way to end.
+    fn cancel(&self);
+}
+
+/// The kernel.
+pub trait Host: Clone {
+    /// A lock that is held for short and also by interrupt handlers: interrupts are off while it is held. Never sleeps.
+    type Spin<T>: Lock<T>;
+    /// A lock that may be held over sleep.
+    type Mutex<T>: Lock<T>;
+    /// A slice on the kernel's heap.
+    type Array<T>: DerefMut<Target = [T]>;
+    /// A page for a translation table.
+    type TablePage: TablePage;
+    /// A vCPU's context on a page of its own, shared with Hyp mode until dropped.
+    type ContextPage: Deref<Target = VcpuContext> + DerefMut;
+    /// Where a vCPU's thread sleeps.
+    type Waiter: Waiter;
+    /// A vCPU's timer.
+    type WakeTimer: WakeTimer;
+
+    /// A slice of `len` elements, each made by `element`. May sleep.
+    fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Self::Array<T>, OutOfMemory>;
+    /// A zeroed page for a table. May sleep.
+    fn table_page(&self) -> Result<Self::TablePage, OutOfMemory>;
+    /// Two zeroed pages, contiguous and aligned to 8 KiB: stage 2's concatenated first-level tables (B3.6.5). Index 0 of the
+    /// second follows index 511 of the first.
+    fn root_pages(&self) -> Result<[Self::TablePage; 2], OutOfMemory>;
+    /// The table that a descriptor owns.
+    fn table(&self, at: TablePhys) -> &Table;
+    /// The page that a descriptor owned and no longer does.
+    fn reclaim(&self, at: TablePhys) -> Self::TablePage;
+    /// Makes descriptors just written visible to the hardware's walks: cleans `table` where walks do not look into the data
+    /// cache (ID_MMFR3), then DSB ISHST. Never sleeps.
+    fn publish(&self, table: &Table);
+    /// A zeroed context page, mapped in Hyp mode. May sleep.
+    fn context_page(&self) -> Result<Self::ContextPage, OutOfMemory>;
+    /// Where a vCPU's thread will sleep. May sleep.
+    fn waiter(&self) -> Result<Self::Waiter, OutOfMemory>;
+    /// A timer that wakes `waiter`'s thread. May sleep.
+    fn wake_timer(&self, waiter: &Self::Waiter) -> Result<Self::WakeTimer, OutOfMemory>;
+
+    /// Resolves one page of the calling process's memory, faulting it in, without keeping a reference. May sleep.
+    fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved>;
+    /// Cleans and invalidates the data caches to the point of coherency over `bytes` from `phys`, for a guest that may run
+    /// with caches off. Highmem included. Never sleeps.
+    fn clean_to_poc(&self, phys: HostPhys, bytes: usize);
+    /// Invalidates all instruction caches and branch predictors, inner shareable. Never sleeps.
+    fn invalidate_icache(&self);
+
+    /// The CPU that runs this; stable only while preemption is off.
+    fn cpu(&self) -> usize;
+    /// How many CPU numbers there are.
+    fn cpus(&self) -> usize;
+    /// CNTPCT.
+    fn counter(&self) -> u64;
+    /// Reads the calling CPU's MIDR.
+    fn midr(&self) -> u32;
+
+    /// Runs the vCPU until something stops it. Interrupts are off.
+    fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
+    /// Drops the TLB entries of a VMID on every CPU, A15 erratum 798181 seen to. Never sleeps.
+    fn flush_vmid(&self, vttbr: u64);
+    /// Drops the TLB entries of a VMID on this CPU.
+    fn flush_vmid_local(&self, vttbr: u64);
+    /// Drops the TLB entries of all VMIDs and instruction caches on every CPU. Never sleeps.
+    fn flush_all(&self);
+    /// Makes every CPU that runs a guest leave it, and waits until each has. May sleep; interrupts are on.
+    fn exit_all_guests(&self);
+}
