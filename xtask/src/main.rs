@@ -1,3 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Placeholder head, replaced at once.
-fn main() {}
+//! `cargo xtask`: sets up, builds, runs and tests Worldswitch on a developer's machine.
+//!
+//! Standard output carries what a command was asked for (the output of `--exec`, test results), standard error everything else.
+
+mod board;
+mod child;
+mod console;
+mod host;
+mod initramfs;
+mod layout;
+mod machine;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use layout::Layout;
+
+/// Sets up, builds, runs and tests Worldswitch. The first use of any command fetches what this machine lacks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetches what this machine lacks, and nothing else
+    Setup,
+    /// Boots the host with the module loaded and gives its shell
+    Host(host::HostCommand),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let exec = match &arguments.command {
+        Task::Host(command) => command.exec.is_some(),
+        _ => false,
+    };
+    match perform(&arguments.command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(if exec { host::NOT_RUN } else { 1 })
+        }
+    }
+}
+
+fn perform(task: &Task) -> anyhow::Result<u8> {
+    let layout = Layout::new()?;
+    setup::ensure(&layout)?;
+    match task {
+        Task::Setup => Ok(0),
+        Task::Host(command) => host::run(&layout, command),
+    }
+}
+
+/// Tells the person what is going on.
+fn progress(line: &str) {
+    eprintln!("xtask: {line}");
+}
