@@ -7,5 +7,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod addr;
-pub mod gic;
+pub mod guest_registers;
+pub mod hyp_registers;
+pub mod psr;
