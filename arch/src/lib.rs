@@ -13,4 +13,5 @@ extern crate std;
 pub mod addr;
 pub mod guest_registers;
 pub mod hyp_registers;
+pub mod long_descriptor;
 pub mod psr;
