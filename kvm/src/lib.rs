@@ -8,4 +8,7 @@
 #[cfg(test)]
 extern crate std;
 
+#[cfg(test)]
+pub mod fake;
 pub mod host;
+pub mod vmid;

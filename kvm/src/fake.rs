@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host of unit tests, on the developer's machine.
+//!
+//! It is stricter than a real one. A call that may sleep fails the test while a spin lock is held; so does a lock taken twice
+//! by one thread. Translation tables are watched as [`tables`] says. What is not given back by the time that the last
+//! handle goes is a leak and fails the test. What the hypervisor asked of the hardware is a list of [`Event`]s.
+
+mod tables;
+
+use crate::host::{self, Lock, OutOfMemory, Resolved, Table, TablePhys, Unresolved, Wake};
+use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hyp_abi::context::{ExitCode, VcpuContext};
+use std::boxed::Box;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
+use std::thread_local;
+use std::time::Duration;
+use std::vec::Vec;
+use tables::Tables;
+
+/// What the hypervisor asked of the hardware or of other CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `flush_vmid` with this VTTBR.
+    FlushVmid(u64),
+    /// `flush_vmid_local` with this VTTBR on this CPU.
+    FlushVmidLocal(u64, usize),
+    /// `flush_all`.
+    FlushAll,
+    /// `exit_all_guests`.
+    ExitAllGuests,
+    /// `clean_to_poc`: from, bytes.
+    Clean(HostPhys, usize),
+    /// `invalidate_icache`.
+    InvalidateIcache,
+}
+
+type Observer = Box<dyn FnMut(Event) + Send>;
+type Guest = Box<dyn FnMut(&mut VcpuContext) -> ExitCode + Send>;
+type Race = Box<dyn FnOnce() + Send>;
+
+struct Inner {
+    tables: StdMutex<Tables>,
+    /// How many allocations still succeed; `None`: all.
+    allocations_left: StdMutex<Option<usize>>,
+    contexts: AtomicUsize,
+    events: StdMutex<Vec<Event>>,
+    observer: StdMutex<Option<Observer>>,
+    process: StdMutex<HashMap<u32, Result<Resolved, Unresolved>>>,
+    race: StdMutex<Option<Race>>,
+    guest: StdMutex<Option<Guest>>,
+    timers: StdMutex<Vec<Weak<TimerState>>>,
+    counter: AtomicU64,
+    cpu: AtomicUsize,
+    cpus: AtomicUsize,
+    midr: AtomicU32,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let tables = open(&self.tables).live();
+            assert_eq!(tables, 0, "{tables} table pages were never given back");
+            assert_eq!(self.contexts.load(Ordering::SeqCst), 0, "context pages were never given back");
+        }
+    }
+}
+
+fn open<T: ?Sized>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A made-up machine with a kernel. Clones are the same machine.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// Four CPUs, a Cortex-A15's MIDR, and a process with no memory.
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            tables: StdMutex::default(),
+            allocations_left: StdMutex::default(),
+            contexts: AtomicUsize::new(0),
+            events: StdMutex::default(),
+            observer: StdMutex::default(),
+            process: StdMutex::default(),
+            race: StdMutex::default(),
+            guest: StdMutex::default(),
+            timers: StdMutex::default(),
+            counter: AtomicU64::new(0),
+            cpu: AtomicUsize::new(0),
+            cpus: AtomicUsize::new(4),
+            midr: AtomicU32::new(0x413f_c0f1),
+        }))
+    }
+
+    /// From now on `count` allocations succeed and all further ones fail; `None` lets all succeed.
+    pub fn allow_allocations(&self, count: Option<usize>) {
+        *open(&self.0.allocations_left) = count;
+    }
+
+    /// How many table pages exist.
+    pub fn live_tables(&self) -> usize {
+        open(&self.0.tables).live()
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&self) -> Vec<Event> {
+        core::mem::take(&mut *open(&self.0.events))
+    }
+
+    /// Calls `observer` at each event, while it happens. It must not cause events itself.
+    pub fn observe(&self, observer: impl FnMut(Event) + Send + 'static) {
+        *open(&self.0.observer) = Some(Box::new(observer));
+    }
+
+    /// Gives the process a page, or says why it cannot have one.
+    pub fn set_page(&self, at: HostVirt, page: Result<Resolved, Unresolved>) {
+        open(&self.0.process).insert(at.page().get(), page);
+    }
+
+    /// Takes a page from the process.
+    pub fn remove_page(&self, at: HostVirt) {
+        open(&self.0.process).remove(&at.page().get());
+    }
+
+    /// Runs `race` once, at the end of the next `resolve`: what another CPU does between the look-up and its use.
+    pub fn race_resolve(&self, race: impl FnOnce() + Send + 'static) {
+        *open(&self.0.race) = Some(Box::new(race));
+    }
+
+    /// What `enter_guest` runs.
+    pub fn set_guest(&self, guest: impl FnMut(&mut VcpuContext) -> ExitCode + Send + 'static) {
+        *open(&self.0.guest) = Some(Box::new(guest));
+    }
+
+    /// The calling "CPU" from now on.
+    pub fn set_cpu(&self, cpu: usize) {
+        self.0.cpu.store(cpu, Ordering::SeqCst);
+    }
+
+    /// Sets what `midr` reads.
+    pub fn set_midr(&self, midr: u32) {
+        self.0.midr.store(midr, Ordering::SeqCst);
+    }
+
+    /// Lets time pass up to `count`, firing the timers that are due.
+    pub fn advance_to(&self, count: u64) {
+        self.0.counter.store(count, Ordering::SeqCst);
+        let timers: Vec<_> = open(&self.0.timers).iter().filter_map(Weak::upgrade).collect();
+        for timer in timers {
+            let due = open(&timer.due).take_if(|due| *due <= count).is_some();
+            if due {
+                host::Waiter::wake(&timer.waiter);
+            }
+        }
+    }
+
+    /// A TLB that holds nothing any more: for the Hyp map, whose flush is not the host's.
+    pub fn forget_tlb(&self) {
+        open(&self.0.tables).flush_all();
+    }
+
+    fn event(&self, event: Event) {
+        open(&self.0.events).push(event);
+        if let Some(observer) = open(&self.0.observer).as_mut() {
+            observer(event);
+        }
+    }
+
+    fn allocate(&self) -> Result<(), OutOfMemory> {
+        may_sleep();
+        match open(&self.0.allocations_left).as_mut() {
+            None => Ok(()),
+            Some(0) => Err(OutOfMemory),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn page_at(&self, phys: HostPhys) -> Page {
+        let table = open(&self.0.tables).get(phys);
+        Page { host: self.clone(), phys, table }
+    }
+}
+
+thread_local! {
+    /// The locks that this thread holds: address, and whether it spins.
+    static HELD: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Fails the test where a sleep would be a bug.
+fn may_sleep() {
+    HELD.with_borrow(|held| assert!(held.iter().all(|(_, spins)| !spins), "may sleep while a spin lock is held"));
+}
+
+/// A lock that knows what its thread holds.
+pub struct FakeLock<T, const SPINS: bool>(StdMutex<T>);
+
+/// What is locked.
+pub struct Guard<'a, T> {
+    inner: MutexGuard<'a, T>,
+    address: usize,
+}
+
+impl<T, const SPINS: bool> Lock<T> for FakeLock<T, SPINS> {
+    type Guard<'a>
+        = Guard<'a, T>
+    where
+        T: 'a;
+
+    fn new(value: T) -> Self {
+        Self(StdMutex::new(value))
+    }
+
+    fn lock(&self) -> Guard<'_, T> {
+        let address = &raw const self.0 as usize;
+        if !SPINS {
+            may_sleep();
+        }
+        HELD.with_borrow_mut(|held| {
+            assert!(held.iter().all(|(other, _)| *other != address), "this thread holds the lock already");
+            held.push((address, SPINS));
+        });
+        Guard { inner: open(&self.0), address }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| held.retain(|(address, _)| *address != self.address));
+    }
+}
+
+/// A page that holds a table.
+pub struct Page {
+    host: Host,
+    phys: HostPhys,
+    table: &'static Table,
+}
+
+impl host::TablePage for Page {
+    fn phys(&self) -> HostPhys {
+        self.phys
+    }
+
+    fn table(&self) -> &Table {
+        self.table
+    }
+
+    fn into_phys(mut self) -> TablePhys {
+        // Nothing is freed when `self` goes: the address says so.
+        let phys = core::mem::take(&mut self.phys);
+        TablePhys::from_page(phys)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        if self.phys != HostPhys::default() && !std::thread::panicking() {
+            open(&self.host.0.tables).free(self.phys);
+        }
+    }
+}
+
+/// A context page.
+pub struct ContextPage {
+    host: Host,
+    context: Box<VcpuContext>,
+}
+
+impl Deref for ContextPage {
+    type Target = VcpuContext;
+    fn deref(&self) -> &VcpuContext {
+        &self.context
+    }
+}
+
+impl DerefMut for ContextPage {
+    fn deref_mut(&mut self) -> &mut VcpuContext {
+        &mut self.context
+    }
+}
+
+impl Drop for ContextPage {
+    fn drop(&mut self) {
+        self.host.0.contexts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Default)]
+struct WaiterState {
+    /// Woken and not yet seen; signal pending.
+    flags: StdMutex<(bool, bool)>,
+    bell: Condvar,
+    wakes: AtomicUsize,
+    kicks: AtomicUsize,
+    on_sleep: StdMutex<Option<Box<dyn FnMut() + Send>>>,
+}
+
+/// Where a vCPU's thread sleeps. Clones are the same place.
+#[derive(Clone, Default)]
+pub struct Waiter(Arc<WaiterState>);
+
+impl Waiter {
+    /// How often it was woken.
+    pub fn wakes(&self) -> usize {
+        self.0.wakes.load(Ordering::SeqCst)
+    }
+
+    /// How often it was kicked.
+    pub fn kicks(&self) -> usize {
+        self.0.kicks.load(Ordering::SeqCst)
+    }
+
+    /// Makes a signal pending, or no longer.
+    pub fn set_signal(&self, pending: bool) {
+        open(&self.0.flags).1 = pending;
+        self.0.bell.notify_all();
+    }
+
+    /// Runs `on_sleep` each time that the thread is about to sleep: the world's chance to wake it, in a test with one thread.
+    pub fn on_sleep(&self, on_sleep: impl FnMut() + Send + 'static) {
+        *open(&self.0.on_sleep) = Some(Box::new(on_sleep));
+    }
+}
+
+impl host::Waiter for Waiter {
+    fn wait(&self, ready: impl Fn() -> bool) -> Wake {
+        may_sleep();
+        for _ in 0..1000 {
+            if ready() {
+                return Wake::Ready;
+            }
+            if open(&self.0.flags).1 {
+                return Wake::Signal;
+            }
+            if let Some(on_sleep) = open(&self.0.on_sleep).as_mut() {
+                on_sleep();
+            }
+            let flags = open(&self.0.flags);
+            if !flags.0 && !flags.1 {
+                drop(self.0.bell.wait_timeout(flags, Duration::from_millis(10)));
+            }
+            open(&self.0.flags).0 = false;
+        }
+        panic!("the vCPU's thread would sleep for ever");
+    }
+
+    fn wake(&self) {
+        self.0.wakes.fetch_add(1, Ordering::SeqCst);
+        open(&self.0.flags).0 = true;
+        self.0.bell.notify_all();
+    }
+
+    fn kick(&self) {
+        self.0.kicks.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct TimerState {
+    due: StdMutex<Option<u64>>,
+    waiter: Waiter,
+}
+
+/// A timer on the made-up clock: fires in [`Host::advance_to`], or at once when armed for the past.
+pub struct WakeTimer {
+    state: Arc<TimerState>,
+    host: Host,
+}
+
+impl WakeTimer {
+    /// What it is armed for.
+    pub fn due(&self) -> Option<u64> {
+        *open(&self.state.due)
+    }
+}
+
+impl host::WakeTimer for WakeTimer {
+    fn arm(&self, count: u64) {
+        *open(&self.state.due) = Some(count);
+        self.host.advance_to(host::Host::counter(&self.host));
+    }
+
+    fn cancel(&self) {
+        *open(&self.state.due) = None;
+    }
+}
+
+impl host::Host for Host {
+    type Spin<T> = FakeLock<T, true>;
+    type Mutex<T> = FakeLock<T, false>;
+    type Array<T> = Vec<T>;
+    type TablePage = Page;
+    type ContextPage = ContextPage;
+    type Waiter = Waiter;
+    type WakeTimer = WakeTimer;
+
+    fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Vec<T>, OutOfMemory> {
+        self.allocate()?;
+        Ok((0..len).map(element).collect())
+    }
+
+    fn table_page(&self) -> Result<Page, OutOfMemory> {
+        self.allocate()?;
+        let phys = open(&self.0.tables).allocate(1);
+        Ok(self.page_at(phys))
+    }
+
+    fn root_pages(&self) -> Result<[Page; 2], OutOfMemory> {
+        self.allocate()?;
+        let phys = open(&self.0.tables).allocate(2);
+        Ok([self.page_at(phys), self.page_at(HostPhys::new(phys.get() + PAGE_SIZE as u64))])
+    }
+
+    fn table(&self, at: TablePhys) -> &Table {
+        open(&self.0.tables).get(at.phys())
+    }
+
+    fn reclaim(&self, at: TablePhys) -> Page {
+        self.page_at(at.phys())
+    }
+
+    fn publish(&self, table: &Table) {
+        open(&self.0.tables).publish(table);
+    }
+
+    fn context_page(&self) -> Result<ContextPage, OutOfMemory> {
+        self.allocate()?;
+        self.0.contexts.fetch_add(1, Ordering::SeqCst);
+        Ok(ContextPage { host: self.clone(), context: Box::default() })
+    }
+
+    fn waiter(&self) -> Result<Waiter, OutOfMemory> {
+        self.allocate()?;
+        Ok(Waiter::default())
+    }
+
+    fn wake_timer(&self, waiter: &Waiter) -> Result<WakeTimer, OutOfMemory> {
+        self.allocate()?;
+        let state = Arc::new(TimerState { due: StdMutex::new(None), waiter: waiter.clone() });
+        open(&self.0.timers).push(Arc::downgrade(&state));
+        Ok(WakeTimer { state, host: self.clone() })
+    }
+
+    fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {
+        may_sleep();
+        let page = open(&self.0.process).get(&at.page().get()).copied();
+        let race = open(&self.0.race).take();
+        if let Some(race) = race {
+            race();
+        }
+        match page {
+            None => Err(Unresolved::Fault),
+            Some(Ok(page)) if write && !page.writable => Err(Unresolved::Fault),
+            Some(page) => page,
+        }
+    }
+
+    fn clean_to_poc(&self, phys: HostPhys, bytes: usize) {
+        self.event(Event::Clean(phys, bytes));
+    }
+
+    fn invalidate_icache(&self) {
+        self.event(Event::InvalidateIcache);
+    }
+
+    fn cpu(&self) -> usize {
+        self.0.cpu.load(Ordering::SeqCst)
+    }
+
+    fn cpus(&self) -> usize {
+        self.0.cpus.load(Ordering::SeqCst)
+    }
+
+    fn counter(&self) -> u64 {
+        self.0.counter.load(Ordering::SeqCst)
+    }
+
+    fn midr(&self) -> u32 {
+        self.0.midr.load(Ordering::SeqCst)
+    }
+
+    fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
+        let guest = open(&self.0.guest).take();
+        let mut guest = guest.expect("a test that enters the guest sets one");
+        let exit = guest(context);
+        open(&self.0.guest).get_or_insert(guest);
+        exit
+    }
+
+    fn flush_vmid(&self, vttbr: u64) {
+        self.event(Event::FlushVmid(vttbr));
+        open(&self.0.tables).flush(HostPhys::new(vttbr & 0xff_ffff_f000));
+    }
+
+    fn flush_vmid_local(&self, vttbr: u64) {
+        self.event(Event::FlushVmidLocal(vttbr, self.cpu()));
+    }
+
+    fn flush_all(&self) {
+        self.event(Event::FlushAll);
+        open(&self.0.tables).flush_all();
+    }
+
+    fn exit_all_guests(&self) {
+        may_sleep();
+        self.event(Event::ExitAllGuests);
+    }
+}
