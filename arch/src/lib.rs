@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod gic;
 pub mod guest_registers;
 pub mod hyp_registers;
 pub mod long_descriptor;
