@@ -4,6 +4,7 @@
 //! Standard output carries what a command was asked for (the output of `--exec`, test results), standard error everything else.
 
 mod board;
+mod build;
 mod child;
 mod console;
 mod host;
@@ -30,6 +31,12 @@ struct Arguments {
 enum Task {
     /// Fetches what this machine lacks, and nothing else
     Setup,
+    /// Builds the Hyp image, worldswitch.ko, wsvm and the guests, and prints where they are
+    Build {
+        /// The kernel to build the module for
+        #[arg(long, value_name = "SUITE[/FLAVOUR]", default_value_t)]
+        kernel: setup::kernel::Choice,
+    },
     /// Boots the host with the module loaded and gives its shell
     Host(host::HostCommand),
 }
@@ -54,6 +61,7 @@ fn perform(task: &Task) -> anyhow::Result<u8> {
     setup::ensure(&layout)?;
     match task {
         Task::Setup => Ok(0),
+        Task::Build { kernel } => build::run(&layout, kernel),
         Task::Host(command) => host::run(&layout, command),
     }
 }
