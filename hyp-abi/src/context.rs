@@ -161,6 +161,10 @@ pub struct ExitRecord {
     pub hpfar: u32,
     /// How often in this vCPU's life a VFP trap exchanged the state.
     pub vfp_switches: u32,
+    /// Non-zero when an asynchronous abort that the guest caused surfaced while Hyp mode left it.
+    pub async_abort: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 /// A vCPU as the world switch sees it.
@@ -197,10 +201,10 @@ pub enum ExitCode {
     Trap,
     /// A physical interrupt is pending: it is the host's to take.
     Interrupt,
-    /// An asynchronous abort hit while the guest ran.
-    AsyncAbort,
     /// The permission fault's IPA could not be resolved: another CPU is changing the tables. Run the guest again.
     Again,
+    /// Hyp mode was given back on this CPU: the system is ending. Nothing ran. The module's answer, not the image's.
+    Gone,
     /// Hyp mode itself took an exception. The vCPU is lost; the CPU's panic record says more.
     HypPanic,
 }
@@ -211,8 +215,8 @@ impl ExitCode {
         match self {
             Self::Trap => 0,
             Self::Interrupt => 1,
-            Self::AsyncAbort => 2,
-            Self::Again => 3,
+            Self::Again => 2,
+            Self::Gone => 3,
             Self::HypPanic => HYP_PANIC,
         }
     }
@@ -222,8 +226,8 @@ impl ExitCode {
         match raw {
             0 => Self::Trap,
             1 => Self::Interrupt,
-            2 => Self::AsyncAbort,
-            3 => Self::Again,
+            2 => Self::Again,
+            3 => Self::Gone,
             _ => Self::HypPanic,
         }
     }

@@ -89,8 +89,9 @@ pub enum Call {
 /// How many functions the table has.
 pub const CALLS: u32 = 7;
 
-/// What a call through a pointer that is no entry returns; nothing ran.
-pub const BAD_CALL: u32 = 0xffff_ffff;
+/// What a call through a pointer that is no entry returns; nothing ran. Unlike any answer of a stub or of PSCI, so that it also tells
+/// whose Hyp mode it is.
+pub const BAD_CALL: u32 = u32::from_le_bytes(*b"WSNO");
 
 /// What the trampoline is told, as the module writes it to [`TRAMPOLINE_PARAMETERS`] in the trampoline's page.
 #[derive(Clone, Copy, Debug)]

@@ -8,16 +8,16 @@
 //! | the trampoline's physical address | one page at VA = PA, for turning the MMU on and off | read-execute |
 //! | a vCPU context's address in the kernel's linear map | one page a vCPU | read-write |
 //!
-//! The first two lie above 0xFF00_0000. The linear map of a 32-bit kernel ends below it (the vmalloc range follows), so
+//! The first two lie above 0xFE00_0000. The linear map of a 32-bit kernel ends below it (the vmalloc range follows), so
 //! only the trampoline, whose place the board's memory decides, can collide; the module checks that when it loads.
 
 /// Where the Hyp image is linked and mapped.
-pub const IMAGE_BASE: u32 = 0xff00_0000;
+pub const IMAGE_BASE: u32 = 0xfe00_0000;
 /// The image's largest size in bytes.
 pub const IMAGE_MAX: u32 = 0x0010_0000;
-/// Where the per-CPU slots begin. An operand that ARM's `sub` and `cmp` can encode.
-pub const SLOTS_BASE: u32 = 0xff40_0000;
-/// Bytes of address space for one CPU: eight pages. A power of two, so that a slot is found by masking SP.
+/// Where the per-CPU slots begin.
+pub const SLOTS_BASE: u32 = 0xff00_0000;
+/// Bytes of address space for one CPU: eight pages.
 pub const SLOT_SIZE: u32 = 0x8000;
 /// How many CPUs there is room for.
 pub const MAX_CPUS: u32 = 32;
@@ -28,7 +28,8 @@ pub const SLOTS_END: u32 = SLOTS_BASE + MAX_CPUS * SLOT_SIZE;
 pub const EMERGENCY_PAGE: u32 = 0x1000;
 /// Offset in a slot of the stack's page. The page before it stays unmapped: it is the guard that an overflow meets.
 pub const STACK_PAGE: u32 = 0x3000;
-/// Offset in a slot of the per-CPU data page, which is also where the (downward growing) stack begins.
+/// Offset in a slot of the per-CPU data page, which is also where the (downward growing) stack begins. HTPIDR holds its
+/// address.
 pub const DATA_PAGE: u32 = 0x4000;
 /// Offset of the emergency stack's top.
 pub const EMERGENCY_TOP: u32 = EMERGENCY_PAGE + 0x1000;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The IPA of a stage-2 abort.
+//!
+//! HPFAR holds it for translation and access flag faults and for faults on a stage-1 table walk. For a permission fault of the
+//! access itself it does not (B3.13.5), so the faulting virtual address is translated through the guest's own stage 1, as it is
+//! now, by ATS1CPR. PAR is the guest's: kept around it. If the translation fails, another CPU has changed the tables since; then
+//! there is nothing to resolve, and the guest runs the instruction again.
+
+use crate::sysreg::*;
+use arch::fault::FaultStatus;
+use arch::syndrome::Trap;
+
+/// Where a stage-2 abort hit.
+pub struct Fault {
+    /// The virtual address.
+    pub far: u32,
+    /// In HPFAR's format.
+    pub hpfar: u32,
+}
+
+/// TTBCR.EAE: the long-descriptor format, which also decides PAR's.
+const EAE: u32 = 1 << 31;
+
+/// The addresses of the abort in `hsr`. `None`: they cannot be resolved; run the guest again. The guest's stage 1 and stage 2 are
+/// still in the registers, with walks on.
+pub fn resolve(trap: &Trap, guest_ttbcr: u32) -> Option<Fault> {
+    let (far, fault, on_walk) = match trap {
+        Trap::DataAbort(abort) => (hdfar::read(), abort.fault, abort.stage1_walk),
+        Trap::PrefetchAbort(abort) => (hifar::read(), abort.fault, abort.stage1_walk),
+        _ => return Some(Fault { far: 0, hpfar: 0 }),
+    };
+    if on_walk || !matches!(fault, FaultStatus::Permission { .. }) {
+        return Some(Fault { far, hpfar: hpfar::read() });
+    }
+    let kept = par::read();
+    // SAFETY: an address translation, as PL1 read, by the guest's tables; it changes PAR only, which is put back.
+    let translated = unsafe {
+        ats1cpr::write(far);
+        isb(); // PAR is valid after it (B4.2.4)
+        let translated = par::read();
+        par::write(kept);
+        translated
+    };
+    ipa_of(translated, far, guest_ttbcr & EAE != 0).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
+}
+
+/// What PAR says (B4.1.112), as a page-aligned IPA.
+fn ipa_of(par: u64, far: u32, long: bool) -> Option<u64> {
+    if par & 1 != 0 {
+        return None;
+    }
+    if long {
+        return Some(par & 0xff_ffff_f000);
+    }
+    let low = par as u32;
+    if low & 2 == 0 {
+        return Some(u64::from(low & !0xfff));
+    }
+    // A supersection: PA[39:32] in bits [23:16], and the offset in 16 MiB is the virtual address's.
+    Some(u64::from(low & 0xff00_0000) | u64::from(low >> 16 & 0xff) << 32 | u64::from(far & 0x00ff_f000))
+}

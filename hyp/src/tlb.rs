@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! TLB maintenance that only Hyp mode can do.
+//!
+//! TLBIALL and TLBIALLIS drop the PL1&0 entries of the VMID that VTTBR names (B4.2.2), so VTTBR is the guest's for a moment while
+//! TTBR0 and TTBR1 are the host's. A speculative walk in that moment would tag the host's translations with the guest's VMID;
+//! [`WalksOff`] forbids it. There is no invalidation by IPA on ARMv7: the VMID's entries go as a whole.
+
+use crate::sysreg::*;
+use arch::addr::PAGE_SIZE;
+
+/// TTBCR with EAE, EPD0 and EPD1: no walk of either table, whatever TTBR0 and TTBR1 hold (B4.1.153).
+const NO_WALKS: u32 = 1 << 31 | 1 << 23 | 1 << 7;
+
+/// While this lives, the PL1&0 regime walks no tables.
+pub struct WalksOff {
+    ttbcr: u32,
+}
+
+impl WalksOff {
+    /// Forbids walks, after the accesses before; keeps TTBCR.
+    pub fn new() -> Self {
+        let ttbcr = ttbcr::read();
+        Self::forbid();
+        Self { ttbcr }
+    }
+
+    /// TTBCR as it was.
+    pub fn ttbcr(&self) -> u32 {
+        self.ttbcr
+    }
+
+    /// Allows walks again as `ttbcr` says. The caller's ERET makes it count, and everything that was written since.
+    pub fn allow(self, ttbcr: u32) {
+        // What a walk depends on is in place before walks are allowed (B3.10.2, changes to system registers need an ISB).
+        isb();
+        // SAFETY: TTBR0, TTBR1 and VTTBR are those of the world that `ttbcr` belongs to.
+        unsafe { ttbcr::write(ttbcr) };
+    }
+
+    fn forbid() {
+        // SAFETY: Hyp mode uses its own translation; the PL1&0 regime is not in use until the next ERET.
+        unsafe { ttbcr::write(NO_WALKS) };
+        isb();
+    }
+}
+
+fn with_vmid(vttbr: u64, operation: impl FnOnce()) {
+    let walks = WalksOff::new();
+    let host_ttbcr = walks.ttbcr();
+    // SAFETY: walks are off; the host's value, VMID 0, is put back below.
+    unsafe { vttbr::write(vttbr) };
+    isb();
+    operation();
+    // SAFETY: the host runs with VMID 0 and stage 2 off.
+    unsafe { vttbr::write(0) };
+    walks.allow(host_ttbcr);
+}
+
+/// Drops every CPU's PL1&0 entries of the VMID in `vttbr`.
+pub extern "C" fn flush_vmid(vttbr: u64) {
+    dsb_ishst();
+    with_vmid(vttbr, || {
+        // SAFETY: invalidation loses nothing but time.
+        unsafe { tlbiallis::write(0) };
+        dsb_ish();
+        isb();
+    });
+}
+
+/// Drops this CPU's PL1&0 entries of the VMID in `vttbr`.
+pub extern "C" fn flush_vmid_local(vttbr: u64) {
+    with_vmid(vttbr, || {
+        // SAFETY: invalidation loses nothing but time.
+        unsafe { tlbiall::write(0) };
+        dsb_ish();
+        isb();
+    });
+}
+
+/// Drops every CPU's Non-secure PL1&0 entries of all VMIDs, and all instruction caches and branch predictors.
+pub extern "C" fn flush_all() {
+    dsb_ishst();
+    // SAFETY: invalidation loses nothing but time.
+    unsafe {
+        tlbiallnsnhis::write(0);
+        icialluis::write(0);
+        bpiallis::write(0);
+    }
+    dsb_ish();
+    isb();
+}
+
+/// Drops every CPU's entry for one page of Hyp mode's own map.
+pub extern "C" fn flush_hyp(address: u32) {
+    dsb_ishst();
+    // SAFETY: invalidation loses nothing but time.
+    unsafe { tlbimvahis::write(address & !(PAGE_SIZE as u32 - 1)) };
+    dsb_ish();
+    isb();
+}

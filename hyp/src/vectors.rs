@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The Hyp vectors, the Hyp-ABI, and the first and last instructions of a guest's stay.
+//!
+//! Exceptions from below (a call from the host, a trap, an interrupt) arrive with SP_hyp where Hyp mode left it, which is known
+//! to be good. VTTBR tells whose exception it is: VMID 0 is the host's. From the host, `HVC #0` calls a function of
+//! [`crate::entries`]: SPSR, ELR and LR_usr go on the stack, the arguments move down by one register, and the way back is ERET.
+//! From a guest, the vector stores the general registers in the vCPU's context, whose address [`enter_guest`] left on top of
+//! the stack, and returns from that function.
+//!
+//! Exceptions from Hyp mode itself are bugs, or a stack that met its guard page. Then SP is not to be trusted, and no stack is
+//! touched before it is changed for the CPU's emergency stack, which HTPIDR leads to; the rest is [`crate::panic`]'s. One such
+//! exception is expected: an asynchronous abort of the guest's making, drained in a window of two instructions when the
+//! guest is left.
+//!
+//! Source: ARM DDI 0406C.d, B1.8.1 (vectors), B1.8.10 (Hyp Trap), B1.9.
+
+use crate::{panic, trampoline};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use hyp_abi::context::{ExitCode, ExitRecord, VcpuContext};
+use hyp_abi::image::{BAD_CALL, CALLS};
+use hyp_abi::layout::{DATA_PAGE, EMERGENCY_TOP};
+
+/// Bytes that a call from the host pushes: a pad, SPSR, ELR, LR_usr.
+const CALL_FRAME: u32 = 16;
+
+/// Where the frame of the call from the host lies that this CPU is in.
+pub fn call_frame() -> u32 {
+    crate::per_cpu::PerCpu::here() as u32 - CALL_FRAME
+}
+
+unsafe extern "C" {
+    /// The table below.
+    static hyp_vectors: u8;
+}
+
+/// Points HVBAR at the table. The caller's ISB or ERET makes it count.
+pub fn install() {
+    // SAFETY: the table is in the image's text, aligned to 32 bytes, and this CPU's stack is set up.
+    unsafe { crate::sysreg::hvbar::write(&raw const hyp_vectors as u32) };
+}
+
+/// The eight vectors (B1.8.1, Table B1-3), each one branch.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".hyp.vectors")]
+unsafe extern "C" fn hyp_vectors_table() -> ! {
+    naked_asm!(
+        ".balign 32",
+        ".global hyp_vectors",
+        "hyp_vectors:",
+        "b {undefined}", // 0x00: not used
+        "b {undefined}", // 0x04: undefined instruction in Hyp mode
+        "b {hvc}",       // 0x08: HVC in Hyp mode
+        "b {prefetch}",  // 0x0c: prefetch abort in Hyp mode
+        "b {data}",      // 0x10: data abort in Hyp mode
+        "b {trap}",      // 0x14: from below: HVC, a trap, a stage-2 abort
+        "b {interrupt}", // 0x18: IRQ
+        "b {interrupt}", // 0x1c: FIQ
+        undefined = sym undefined_in_hyp,
+        hvc = sym hvc_in_hyp,
+        prefetch = sym prefetch_abort_in_hyp,
+        data = sym data_abort_in_hyp,
+        trap = sym trap,
+        interrupt = sym interrupt,
+    )
+}
+
+/// HVC, or a trap: the host's call, or the guest's exit.
+#[unsafe(naked)]
+unsafe extern "C" fn trap() -> ! {
+    naked_asm!(
+        ".arch_extension virt",
+        "push {{r0, r1, r2}}",
+        "mrrc p15, 6, r0, r1, c2", // VTTBR: VMID in bits [55:48]
+        "tst r1, #0x00ff0000",
+        "movne r2, #{exit_trap}",
+        "bne {guest_exit}",
+        // VMID 0: the host, for which nothing is trapped, so this is HVC.
+        "pop {{r0, r1, r2}}",
+        "cmp r0, #2",
+        "blo 2f",
+        // r0 must be an entry: within the table, word aligned.
+        "movw r12, #:lower16:hyp_entries",
+        "movt r12, #:upper16:hyp_entries",
+        "sub r12, r0, r12",
+        "cmp r12, #({calls} * 4)",
+        "bhs 1f",
+        "tst r12, #3",
+        "bne 1f",
+        // The Hyp-ABI: keep LR_usr, ELR and SPSR, call r0 with what stands in r1 to r3.
+        "mrs r12, ELR_hyp",
+        "push {{r12, lr}}",
+        "mrs r12, SPSR",
+        "push {{r0, r12}}", // r0 only for the stack's alignment
+        "mov r12, r0",
+        "mov r0, r1",
+        "mov r1, r2",
+        "mov r2, r3",
+        "blx r12",
+        "b {return_to_host}",
+        "1: ldr r0, ={bad_call}",
+        "eret",
+        // The stub's calls: 1 is its soft restart, 0 never was for a booted kernel.
+        "2: cmp r0, #1",
+        "bne 1b",
+        "mov r0, r1",
+        "b {soft_restart}",
+        exit_trap = const ExitCode::Trap.to_raw(),
+        guest_exit = sym guest_exit,
+        calls = const CALLS,
+        return_to_host = sym return_to_host,
+        bad_call = const BAD_CALL,
+        soft_restart = sym trampoline::soft_restart,
+    )
+}
+
+/// Ends a call from the host: SP at its frame, the result in r0 (and r1).
+///
+/// # Safety
+/// The registers are the host's, but for what the Hyp-ABI lets a call clobber.
+#[unsafe(naked)]
+unsafe extern "C" fn return_to_host() -> ! {
+    naked_asm!(
+        ".arch_extension virt",
+        "pop {{r2, r12}}",
+        "msr SPSR_hyp, r12",
+        "pop {{r12, lr}}",
+        "msr ELR_hyp, r12",
+        "eret",
+    )
+}
+
+/// Ends the call from the host that this CPU is in, from wherever it is, with [`hyp_abi::context::HYP_PANIC`].
+///
+/// # Safety
+/// The registers are the host's again, but for the callee-saved ones: the module expects those to be lost.
+#[unsafe(naked)]
+pub unsafe extern "C" fn abandon_call(frame: u32) -> ! {
+    naked_asm!(
+        "mov sp, r0",
+        "mvn r0, #1",
+        "b {return_to_host}",
+        return_to_host = sym return_to_host,
+    )
+}
+
+const _: () = assert!(hyp_abi::context::HYP_PANIC == !1);
+
+/// A physical interrupt, or FIQ. HCR routes them to Hyp mode only while a guest runs.
+#[unsafe(naked)]
+unsafe extern "C" fn interrupt() -> ! {
+    naked_asm!(
+        "push {{r0, r1, r2}}",
+        "mov r2, #{exit_interrupt}",
+        "b {guest_exit}",
+        exit_interrupt = const ExitCode::Interrupt.to_raw(),
+        guest_exit = sym guest_exit,
+    )
+}
+
+/// Runs the guest until it leaves, and returns the [`ExitCode`].
+///
+/// # Safety
+/// Everything else of the guest's is in the registers, and `context` is mapped here and this CPU's alone until the return.
+#[unsafe(naked)]
+pub unsafe extern "C" fn enter_guest(context: *mut VcpuContext) -> u32 {
+    naked_asm!(
+        ".arch_extension virt",
+        "push {{r0, r4-r11, lr}}", // the context ends up on top, where guest_exit finds it
+        "ldr r1, [r0, #{pc}]",
+        "msr ELR_hyp, r1",
+        "ldr r1, [r0, #{cpsr}]",
+        "msr SPSR_hyp, r1",
+        "ldr lr, [r0, #{lr}]",
+        "clrex", // a reservation of the host's must not satisfy the guest (A3.4.5)
+        "ldm r0, {{r0-r12}}",
+        "eret",
+        pc = const offset_of!(VcpuContext, pc),
+        cpsr = const offset_of!(VcpuContext, cpsr),
+        lr = const offset_of!(VcpuContext, r) + 4 * hyp_abi::context::LR_USR,
+    )
+}
+
+/// Out of the guest: stores its general registers and returns from [`enter_guest`]. r2: the exit code.
+///
+/// On the stack: the guest's r0 to r2, then what `enter_guest` pushed.
+#[unsafe(naked)]
+unsafe extern "C" fn guest_exit() -> ! {
+    naked_asm!(
+        ".arch_extension virt",
+        "ldr r0, [sp, #12]",
+        "add r1, r0, #12",
+        "stm r1, {{r3-r12, lr}}", // r[3] to r[13]
+        "pop {{r3-r5}}",
+        "stm r0, {{r3-r5}}",
+        "mrs r3, ELR_hyp",
+        "mrs r4, SPSR",
+        "str r3, [r0, #{pc}]",
+        "str r4, [r0, #{cpsr}]",
+        // An asynchronous abort that the guest caused must surface here, not in the host: let it, between these two labels.
+        // The data abort vector then comes back with r1 = 1.
+        "mov r1, #0",
+        "dsb sy",
+        "cpsie a",
+        ".global hyp_abort_window",
+        "hyp_abort_window:",
+        "isb",
+        "cpsid a",
+        ".global hyp_abort_window_end",
+        "hyp_abort_window_end:",
+        "str r1, [r0, #{async_abort}]",
+        "clrex",
+        "mov r0, r2",
+        "add sp, sp, #4",
+        "pop {{r4-r11, pc}}",
+        pc = const offset_of!(VcpuContext, pc),
+        cpsr = const offset_of!(VcpuContext, cpsr),
+        async_abort = const offset_of!(VcpuContext, exit) + offset_of!(ExitRecord, async_abort),
+    )
+}
+
+/// An exception that Hyp mode itself took: onto the emergency stack with everything, whatever SP was.
+///
+/// HTPIDR holds the slot's data page. r0 goes to the fault address register that this exception does not report in; both are
+/// Hyp mode's own and writable (B4.1.56, B4.1.60).
+macro_rules! exception_in_hyp {
+    ($(#[$doc:meta])* $name:ident, $number:literal, $scratch:literal) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() -> ! {
+            naked_asm!(
+                ".arch_extension virt",
+                concat!("mcr p15, 4, r0, c6, c0, ", $scratch),
+                "mrc p15, 4, r0, c13, c0, 2", // HTPIDR
+                "sub r0, r0, #{data_to_emergency_top}",
+                "str sp, [r0, #-8]",
+                "sub sp, r0, #8",
+                concat!("mrc p15, 4, r0, c6, c0, ", $scratch),
+                "push {{r0-r12, lr}}",
+                "mov r0, sp",
+                concat!("mov r1, #", $number),
+                "bl {in_hyp}",
+                "pop {{r0-r12, lr}}",
+                "ldr sp, [sp]",
+                "eret",
+                data_to_emergency_top = const DATA_PAGE - EMERGENCY_TOP,
+                in_hyp = sym panic::in_hyp,
+            )
+        }
+    };
+}
+
+exception_in_hyp!(
+    /// An undefined instruction in Hyp mode.
+    undefined_in_hyp, "1", "2");
+exception_in_hyp!(
+    /// HVC executed in Hyp mode.
+    hvc_in_hyp, "2", "2");
+exception_in_hyp!(
+    /// A prefetch abort in Hyp mode: HIFAR is in use.
+    prefetch_abort_in_hyp, "3", "0");
+exception_in_hyp!(
+    /// A data abort in Hyp mode: HDFAR is in use.
+    data_abort_in_hyp, "4", "2");

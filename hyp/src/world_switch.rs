@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The world switch: from the host to a guest and back, in one call.
+//!
+//! All state that the guest can change is first stored in the CPU's page, then the vCPU's is loaded; what is not loaded is
+//! trapped. On return the guest's goes back to its context and the host's into the hardware. The order:
+//!
+//! 1. Walks of the PL1&0 regime are forbidden (TTBCR): from here to the last step the registers that translation depends on
+//!    belong to two worlds, and a speculative walk in between would leave a mixture in the TLB.
+//! 2. The host's CP15 and banked registers are stored; the guest's VTTBR, traps, CP15, timer and banks are loaded.
+//! 3. The guest's TTBCR, then ERET, which synchronises everything.
+//! 4. A first use of VFP is answered here, and the guest goes on.
+//! 5. The way back is the same, mirrored; the syndrome is read, and the IPA of a permission fault resolved, while the guest's
+//!    tables are still in place.
+
+use crate::per_cpu::PerCpu;
+use crate::sysreg::{hdcr, hsr, isb, ttbcr};
+use crate::tlb::WalksOff;
+use crate::{banked, cp15, fault_ipa, traps, vectors, vfp, vtimer};
+use arch::syndrome::Trap;
+use hyp_abi::context::{ExitCode, VcpuContext};
+
+/// Runs the vCPU until something stops it; the host's only way into a guest.
+pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
+    // SAFETY: the module passes a context page that is mapped here at the kernel's address and stays so; its run lock makes the
+    // vCPU this CPU's alone until we return, and interrupts are off, so the page of this CPU is ours alone too.
+    let (here, context) = unsafe { (&mut *PerCpu::here(), &mut *context) };
+    load_guest(here, context);
+    let mut code;
+    loop {
+        // SAFETY: the guest's state is loaded and the context is this CPU's.
+        code = unsafe { vectors::enter_guest(context) };
+        if code != ExitCode::Trap.to_raw() {
+            break;
+        }
+        let syndrome = hsr::read();
+        match Trap::from_hsr(syndrome) {
+            // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
+            Some(Trap::Coprocessor { .. })
+                if context.control.vfp != 0 && here.guest_vfp == 0 && context.exit.async_abort == 0 =>
+            {
+                vfp::give_to_guest(here, context);
+                continue;
+            }
+            Some(trap) => match fault_ipa::resolve(&trap, ttbcr::read()) {
+                Some(fault) => {
+                    context.exit.far = fault.far;
+                    context.exit.hpfar = fault.hpfar;
+                }
+                None => code = ExitCode::Again.to_raw(),
+            },
+            None => {}
+        }
+        context.exit.hsr = syndrome;
+        break;
+    }
+    store_guest(here, context);
+    code
+}
+
+fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
+    if context.control.vfp != 0 {
+        vfp::arm(&mut here.host.fpexc);
+    }
+    let walks = WalksOff::new();
+    here.host.cp15.ttbcr = walks.ttbcr();
+    here.host.hdcr = hdcr::read();
+    cp15::save(&mut here.host.cp15);
+    // SAFETY: walks are off, the host's state is stored just before the guest's is loaded over it, and `in_guest_world` tells the
+    // panic vector that the host's is in this CPU's page.
+    unsafe {
+        banked::save(&mut here.host.banks);
+        here.in_guest_world = 1 + context.control.vfp;
+        traps::load(&context.control, here.host.hdcr);
+        cp15::load(&context.cp15);
+        vtimer::load(&context.timer);
+        banked::load(&context.banks);
+    }
+    walks.allow(context.cp15.ttbcr);
+}
+
+fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
+    let walks = WalksOff::new();
+    context.cp15.ttbcr = walks.ttbcr();
+    cp15::save(&mut context.cp15);
+    // SAFETY: walks are off; the guest's state is stored before the host's replaces it.
+    unsafe {
+        banked::save(&mut context.banks);
+        vtimer::save(&mut context.timer);
+    }
+    load_host(here, Some(context), walks);
+}
+
+/// Puts the host's state into the hardware. `context`, if there still is one, gets the guest's floating point first.
+fn load_host(here: &mut PerCpu, context: Option<&mut VcpuContext>, walks: WalksOff) {
+    let guest_has_vfp_unit = here.in_guest_world > 1;
+    // SAFETY: walks are off; what is loaded is what `load_guest` stored on this CPU.
+    unsafe {
+        traps::unload(here.host.hdcr);
+        if guest_has_vfp_unit {
+            isb(); // HCPTR no longer traps what comes next
+            vfp::give_to_host(here, context);
+        }
+        cp15::load(&here.host.cp15);
+        banked::load(&here.host.banks);
+    }
+    here.in_guest_world = 0;
+    walks.allow(here.host.cp15.ttbcr);
+}
+
+/// After an exception in Hyp mode while the guest's state was loaded, in whole or in part: the host's is put back, the guest's lost.
+pub fn abandon_guest(here: &mut PerCpu) {
+    let walks = WalksOff::new();
+    // SAFETY: the host's world begins here.
+    unsafe { vtimer::host_defaults() };
+    load_host(here, None, walks);
+}

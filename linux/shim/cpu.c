@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * CPUs: this one, all of them, and when they come and go.
+ *
+ * Hyp mode is taken on each CPU as it comes online or wakes, and given back before it goes offline, sleeps, or the system ends.
+ */
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/cpu_pm.h>
+#include <linux/irqflags.h>
+#include <linux/preempt.h>
+#include <linux/reboot.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+
+#include "shim.h"
+
+u32 ws_cpu(void)
+{
+	return smp_processor_id();
+}
+
+u32 ws_cpus(void)
+{
+	return nr_cpu_ids;
+}
+
+u32 ws_online_cpus(void)
+{
+	return num_online_cpus();
+}
+
+void ws_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void ws_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+u32 ws_irq_save(void)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	return flags;
+}
+
+void ws_irq_restore(u32 flags)
+{
+	local_irq_restore((unsigned long)flags);
+}
+
+void ws_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void ws_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+/* Whether the thread is wanted elsewhere: a signal, or another thread's turn. */
+u32 ws_must_stop(void)
+{
+	return signal_pending(current) || need_resched();
+}
+
+u32 ws_signal_pending(void)
+{
+	return signal_pending(current) != 0;
+}
+
+void ws_yield(void)
+{
+	cond_resched();
+}
+
+void ws_on_each_cpu(void (*function)(void *), void *argument)
+{
+	on_each_cpu(function, argument, 1);
+}
+
+static int cpu_online(unsigned int cpu)
+{
+	unsigned long flags;
+	int error;
+
+	local_irq_save(flags);
+	error = ws_rust_cpu_take();
+	local_irq_restore(flags);
+	if (!error)
+		ws_interrupts_enable_here();
+	return error;
+}
+
+static int cpu_offline(unsigned int cpu)
+{
+	unsigned long flags;
+
+	ws_interrupts_disable_here();
+	local_irq_save(flags);
+	ws_rust_cpu_give_back();
+	local_irq_restore(flags);
+	return 0;
+}
+
+/* Called with interrupts off. */
+static int cpu_sleeps(struct notifier_block *block, unsigned long event, void *unused)
+{
+	switch (event) {
+	case CPU_PM_ENTER:
+		ws_rust_cpu_give_back();
+		return NOTIFY_OK;
+	case CPU_PM_ENTER_FAILED:
+	case CPU_PM_EXIT:
+		ws_rust_cpu_take();
+		return NOTIFY_OK;
+	}
+	return NOTIFY_DONE;
+}
+
+static void give_back_here(void *unused)
+{
+	ws_rust_cpu_give_back();
+}
+
+static int system_ends(struct notifier_block *block, unsigned long event, void *unused)
+{
+	on_each_cpu(give_back_here, NULL, 1);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block cpu_sleeps_block = { .notifier_call = cpu_sleeps };
+static struct notifier_block system_ends_block = { .notifier_call = system_ends };
+static int hotplug_state;
+
+/* Takes Hyp mode on every CPU that is online, and on those that will be. On failure nothing stays. */
+int ws_cpu_events_register(void)
+{
+	int error = cpu_pm_register_notifier(&cpu_sleeps_block);
+
+	if (error)
+		return error;
+	error = register_reboot_notifier(&system_ends_block);
+	if (error)
+		goto no_reboot;
+	hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "kvm/worldswitch:online", cpu_online, cpu_offline);
+	if (hotplug_state < 0) {
+		error = hotplug_state;
+		goto no_hotplug;
+	}
+	return 0;
+no_hotplug:
+	unregister_reboot_notifier(&system_ends_block);
+no_reboot:
+	cpu_pm_unregister_notifier(&cpu_sleeps_block);
+	return error;
+}
+
+void ws_cpu_events_unregister(void)
+{
+	cpuhp_remove_state(hotplug_state);
+	unregister_reboot_notifier(&system_ends_block);
+	cpu_pm_unregister_notifier(&cpu_sleeps_block);
+}
+
+/* The mask of KVM_SET_SIGNAL_MASK for the time of one KVM_RUN, as sigprocmask and kvm_sigset_activate have it. */
+void ws_sigmask_set(const void *sigset)
+{
+	sigset_t set;
+
+	memcpy(&set, sigset, sizeof(set));
+	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+void ws_sigmask_restore(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}

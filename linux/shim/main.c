@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The module's entry and exit, /dev/kvm, and the descriptors that it hands out. Everything is passed on to Rust.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/bug.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/printk.h>
+
+#include "shim.h"
+
+void ws_log(u32 level, const char *text, unsigned long length)
+{
+	int bytes = min(length, 900UL);
+
+	switch (level) {
+	case 0:
+		pr_err("worldswitch: %.*s\n", bytes, text);
+		break;
+	case 1:
+		pr_warn("worldswitch: %.*s\n", bytes, text);
+		break;
+	default:
+		pr_info("worldswitch: %.*s\n", bytes, text);
+	}
+}
+
+void ws_bug(void)
+{
+	BUG();
+}
+
+static int vm_release(struct inode *inode, struct file *file)
+{
+	ws_rust_release(WS_FD_VM, file->private_data);
+	return 0;
+}
+
+static int vcpu_release(struct inode *inode, struct file *file)
+{
+	ws_rust_release(WS_FD_VCPU, file->private_data);
+	return 0;
+}
+
+static int device_release(struct inode *inode, struct file *file)
+{
+	ws_rust_release(WS_FD_DEVICE, file->private_data);
+	return 0;
+}
+
+static long system_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return ws_rust_system_ioctl(command, argument);
+}
+
+static long vm_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return ws_rust_vm_ioctl(file->private_data, command, argument);
+}
+
+static long vcpu_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return ws_rust_vcpu_ioctl(file->private_data, command, argument);
+}
+
+static long device_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return ws_rust_device_ioctl(file->private_data, command, argument);
+}
+
+static int vcpu_mmap(struct file *file, struct vm_area_struct *area)
+{
+	return ws_rust_vcpu_mmap(file->private_data, area, vma_pages(area), area->vm_pgoff);
+}
+
+int ws_vcpu_mmap_page(struct vm_area_struct *area, unsigned long index, void *lowmem)
+{
+	return vm_insert_page(area, area->vm_start + (index << PAGE_SHIFT), virt_to_page(lowmem));
+}
+
+/* 6.12 dropped no_llseek; a NULL llseek means the same from then on, and an anonymous inode's file never seeks before. */
+static const struct file_operations system_operations = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = system_ioctl,
+};
+
+static const struct file_operations vm_operations = {
+	.owner = THIS_MODULE,
+	.release = vm_release,
+	.unlocked_ioctl = vm_ioctl,
+};
+
+static const struct file_operations vcpu_operations = {
+	.owner = THIS_MODULE,
+	.release = vcpu_release,
+	.unlocked_ioctl = vcpu_ioctl,
+	.mmap = vcpu_mmap,
+};
+
+static const struct file_operations device_operations = {
+	.owner = THIS_MODULE,
+	.release = device_release,
+	.unlocked_ioctl = device_ioctl,
+};
+
+int ws_fd(u32 kind, void *object)
+{
+	switch (kind) {
+	case WS_FD_VM:
+		return anon_inode_getfd("kvm-vm", &vm_operations, object, O_RDWR | O_CLOEXEC);
+	case WS_FD_VCPU:
+		return anon_inode_getfd("kvm-vcpu", &vcpu_operations, object, O_RDWR | O_CLOEXEC);
+	default:
+		return anon_inode_getfd("kvm-device", &device_operations, object, O_RDWR | O_CLOEXEC);
+	}
+}
+
+static struct miscdevice kvm_device = {
+	.minor = KVM_MINOR,
+	.name = "kvm",
+	.fops = &system_operations,
+	.mode = 0660,
+};
+
+int ws_device_register(void)
+{
+	return misc_register(&kvm_device);
+}
+
+void ws_device_unregister(void)
+{
+	misc_deregister(&kvm_device);
+}
+
+static int __init worldswitch_init(void)
+{
+	return ws_rust_init();
+}
+
+static void __exit worldswitch_exit(void)
+{
+	ws_rust_exit();
+}
+
+module_init(worldswitch_init);
+module_exit(worldswitch_exit);
+
+MODULE_AUTHOR("Worldswitch maintainers");
+MODULE_DESCRIPTION("KVM for 32-bit Arm hosts");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS_MISCDEV(KVM_MINOR);
+MODULE_ALIAS("devname:kvm");

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory: the kernel's heap and pages, copies from and to the calling process, its pages for stage 2, and the notifier that
+ * says when they change.
+ */
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/sched.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <asm/io.h>
+
+#include "shim.h"
+
+void *ws_alloc(unsigned long bytes)
+{
+	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+}
+
+void ws_free(void *memory)
+{
+	kvfree(memory);
+}
+
+/* Lowmem, zeroed, in the linear map. */
+void *ws_pages(u32 order)
+{
+	return (void *)__get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+}
+
+void ws_free_pages(void *memory, u32 order)
+{
+	free_pages((unsigned long)memory, order);
+}
+
+u64 ws_phys_of(const void *lowmem)
+{
+	return virt_to_phys((void *)lowmem);
+}
+
+void *ws_virt_of(u64 phys)
+{
+	return phys_to_virt(phys);
+}
+
+int ws_copy_from_user(void *to, unsigned long from, unsigned long bytes)
+{
+	return copy_from_user(to, (const void __user *)from, bytes) ? -EFAULT : 0;
+}
+
+int ws_copy_to_user(unsigned long to, const void *from, unsigned long bytes)
+{
+	return copy_to_user((void __user *)to, from, bytes) ? -EFAULT : 0;
+}
+
+unsigned long ws_user_limit(void)
+{
+	return TASK_SIZE;
+}
+
+/*
+ * Whether the process maps the 2 MiB around the address as one block. Interrupts are off while its tables are walked, which keeps
+ * them from being freed; that the answer still holds when it is used is for the caller's notifier sequence to say.
+ */
+static u32 mapped_as_block(unsigned long address)
+{
+	u32 block = 0;
+#ifdef CONFIG_ARM_LPAE
+	unsigned long flags;
+	pgd_t *pgd;
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);
+	pgd = pgd_offset(current->mm, address);
+	if (!pgd_none(*pgd)) {
+		p4d = p4d_offset(pgd, address);
+		pud = pud_offset(p4d, address);
+		if (!pud_none(*pud)) {
+			pmd = READ_ONCE(*pmd_offset(pud, address));
+			block = pmd_present(pmd) && pmd_thp_or_huge(pmd);
+		}
+	}
+	local_irq_restore(flags);
+#endif
+	return block;
+}
+
+int ws_resolve(unsigned long address, u32 write, u64 *phys, u32 *writable, u32 *block)
+{
+	struct page *page;
+	long got;
+
+	/* Try to get it writable at once: a later write then needs no second fault. Without a fault-in, it costs nothing. */
+	*writable = 1;
+	got = write ? get_user_pages_fast(address, 1, FOLL_WRITE, &page)
+		    : get_user_pages_fast_only(address, 1, FOLL_WRITE, &page);
+	if (got != 1 && !write) {
+		*writable = 0;
+		got = get_user_pages_fast(address, 1, 0, &page);
+	}
+	if (got < 0)
+		return got;
+	if (got != 1)
+		return -EFAULT;
+	*phys = page_to_phys(page);
+	*block = mapped_as_block(address);
+	/* The guest may write to it from here on: the notifier, not a reference, says when that ends. */
+	if (*writable)
+		set_page_dirty_lock(page);
+	put_page(page);
+	return 0;
+}
+
+void *ws_map_page(u64 phys)
+{
+	return kmap_atomic(pfn_to_page(phys >> PAGE_SHIFT));
+}
+
+void ws_unmap_page(void *mapped)
+{
+	kunmap_atomic(mapped);
+}
+
+struct mm_watch {
+	struct mmu_notifier notifier;
+	struct mm_struct *mm;
+	void *vm;
+};
+
+static int invalidate_begin(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	return ws_rust_mm_invalidate_begin(watch->vm, range->start, range->end, mmu_notifier_range_blockable(range));
+}
+
+static void invalidate_end(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	ws_rust_mm_invalidate_end(watch->vm, range->start, range->end);
+}
+
+static void mm_release(struct mmu_notifier *notifier, struct mm_struct *mm)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	ws_rust_mm_release(watch->vm);
+}
+
+static const struct mmu_notifier_ops watch_operations = {
+	.invalidate_range_start = invalidate_begin,
+	.invalidate_range_end = invalidate_end,
+	.release = mm_release,
+};
+
+/* Watches the calling process's memory for a VM. Returns the watch or an ERR_PTR. */
+void *ws_mm_watch(void *vm)
+{
+	struct mm_watch *watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
+	int error;
+
+	if (!watch)
+		return ERR_PTR(-ENOMEM);
+	watch->notifier.ops = &watch_operations;
+	watch->mm = current->mm;
+	watch->vm = vm;
+	error = mmu_notifier_register(&watch->notifier, watch->mm);
+	if (error) {
+		kfree(watch);
+		return ERR_PTR(error);
+	}
+	return watch;
+}
+
+void ws_mm_unwatch(void *memory)
+{
+	struct mm_watch *watch = memory;
+
+	mmu_notifier_unregister(&watch->notifier, watch->mm);
+	kfree(watch);
+}
+
+u32 ws_mm_is_current(const void *memory)
+{
+	const struct mm_watch *watch = memory;
+
+	return watch->mm == current->mm;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The boundary between the kernel's C and the module's Rust.
+ *
+ * Only u32, u64, unsigned long (Rust: usize), int (Rust: i32) and pointers cross it; addresses of physical memory are u64,
+ * since phys_addr_t has two sizes. Functions named ws_rust_* are Rust's, all others stand in this folder. Logic is Rust's;
+ * a function here wraps what is a macro, an inline, or differs between kernels.
+ */
+#ifndef WORLDSWITCH_SHIM_H
+#define WORLDSWITCH_SHIM_H
+
+#include <linux/types.h>
+
+struct page;
+struct file;
+struct vm_area_struct;
+
+/* Called by Rust: memory.c */
+void *ws_alloc(unsigned long bytes);
+void ws_free(void *memory);
+void *ws_pages(u32 order);
+void ws_free_pages(void *memory, u32 order);
+u64 ws_phys_of(const void *lowmem);
+void *ws_virt_of(u64 phys);
+int ws_copy_from_user(void *to, unsigned long from, unsigned long bytes);
+int ws_copy_to_user(unsigned long to, const void *from, unsigned long bytes);
+unsigned long ws_user_limit(void);
+int ws_resolve(unsigned long address, u32 write, u64 *phys, u32 *writable, u32 *block);
+void *ws_map_page(u64 phys);
+void ws_unmap_page(void *mapped);
+void *ws_mm_watch(void *vm);
+void ws_mm_unwatch(void *watch);
+u32 ws_mm_is_current(const void *watch);
+
+/* Called by Rust: sync.c */
+u32 ws_lock_bytes(void);
+u32 ws_spin_lock(void *lock);
+void ws_spin_unlock(void *lock, u32 flags);
+void ws_mutex_lock(u32 *mutex);
+int ws_mutex_lock_killable(u32 *mutex);
+void ws_mutex_unlock(u32 *mutex);
+void *ws_waiter_create(void);
+void ws_waiter_destroy(void *waiter);
+void ws_waiter_adopt(void *waiter);
+u32 ws_waiter_wait(void *waiter, u32 (*ready)(const void *), const void *argument);
+void ws_waiter_wake(void *waiter);
+void ws_waiter_kick(void *waiter);
+void ws_waiter_arm(void *waiter, u64 nanoseconds);
+void ws_waiter_disarm(void *waiter);
+
+/* Called by Rust: cpu.c */
+u32 ws_cpu(void);
+u32 ws_cpus(void);
+u32 ws_online_cpus(void);
+void ws_preempt_disable(void);
+void ws_preempt_enable(void);
+u32 ws_irq_save(void);
+void ws_irq_restore(u32 flags);
+void ws_irq_disable(void);
+void ws_irq_enable(void);
+u32 ws_must_stop(void);
+u32 ws_signal_pending(void);
+void ws_yield(void);
+void ws_on_each_cpu(void (*function)(void *), void *argument);
+int ws_cpu_events_register(void);
+void ws_cpu_events_unregister(void);
+void ws_sigmask_set(const void *sigset);
+void ws_sigmask_restore(void);
+
+/* Called by Rust: interrupts.c */
+int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes);
+void *ws_io_map(u64 phys, u64 bytes);
+void ws_io_unmap(void *mapped);
+int ws_interrupts_register(u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate);
+void ws_interrupts_unregister(void);
+void ws_interrupts_enable_here(void);
+void ws_interrupts_disable_here(void);
+int ws_timer_active(u32 active);
+void ws_timer_masked(u32 masked);
+
+/* Called by Rust: main.c */
+int ws_fd(u32 kind, void *object);
+int ws_device_register(void);
+void ws_device_unregister(void);
+int ws_vcpu_mmap_page(struct vm_area_struct *area, unsigned long index, void *lowmem);
+void ws_log(u32 level, const char *text, unsigned long length);
+__noreturn void ws_bug(void);
+
+/* Rust's, called from here. */
+int ws_rust_init(void);
+void ws_rust_exit(void);
+long ws_rust_system_ioctl(u32 command, unsigned long argument);
+long ws_rust_vm_ioctl(void *vm, u32 command, unsigned long argument);
+long ws_rust_vcpu_ioctl(void *vcpu, u32 command, unsigned long argument);
+long ws_rust_device_ioctl(void *device, u32 command, unsigned long argument);
+int ws_rust_vcpu_mmap(void *vcpu, struct vm_area_struct *area, unsigned long pages, unsigned long offset);
+void ws_rust_release(u32 kind, void *object);
+int ws_rust_cpu_take(void);
+void ws_rust_cpu_give_back(void);
+int ws_rust_mm_invalidate_begin(void *vm, unsigned long start, unsigned long end, u32 may_block);
+void ws_rust_mm_invalidate_end(void *vm, unsigned long start, unsigned long end);
+void ws_rust_mm_release(void *vm);
+
+/* Kinds of descriptors that ws_fd makes. */
+#define WS_FD_VM 0
+#define WS_FD_VCPU 1
+#define WS_FD_DEVICE 2
+
+#endif
