@@ -11,8 +11,12 @@
 extern crate std;
 
 pub mod addr;
+pub mod condition;
+pub mod cp15;
+pub mod fault;
 pub mod gic;
 pub mod guest_registers;
 pub mod hyp_registers;
 pub mod long_descriptor;
 pub mod psr;
+pub mod syndrome;
