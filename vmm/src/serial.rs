@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A serial port: vm-superio's 16550A on the bus, its interrupt at the GIC, its output buffered by the line.
+//!
+//! The model calls its trigger on each new reason for an interrupt, and never says when a reason has gone. That is an edge: the line
+//! goes up and down at once, and the device tree calls it edge-triggered. No interrupt is lost: the vGIC latches an edge
+//! until it is taken, and again while it is active; the driver reads the port until it has no reason left; and enabling
+//! an interrupt at the port whose reason stands triggers anew.
+//!
+//! A guest writes one byte an access; a system call for each would double its cost. Output is therefore gathered up to the end of a
+//! line, and the rest is written a few milliseconds later by the thread that waits for input.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uapi::IrqLine;
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::Device;
+use crate::kvm::Vm;
+use crate::layout::FIRST_SPI;
+
+/// Bytes of output that are gathered at most.
+const GATHERED: usize = 1024;
+
+/// A serial port, shared between the vCPUs and the thread that has its input.
+pub struct SerialPort {
+    model: Mutex<Serial<SpiPulse, RoomForInput, LineBuffered>>,
+}
+
+/// Pulses a shared interrupt of a machine.
+pub struct SpiPulse {
+    vm: Arc<Vm>,
+    line: IrqLine,
+}
+
+impl SpiPulse {
+    /// Pulses shared interrupt `spi`, counted from 0.
+    pub fn new(vm: Arc<Vm>, spi: u16) -> Self {
+        Self {
+            vm,
+            line: IrqLine::Spi {
+                number: FIRST_SPI + spi,
+            },
+        }
+    }
+}
+
+impl Trigger for SpiPulse {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.vm.set_line(self.line, true)?;
+        self.vm.set_line(self.line, false)
+    }
+}
+
+/// Wakes the thread that has the input when the guest has read all it was given.
+struct RoomForInput(Arc<EventFd>);
+
+impl SerialEvents for RoomForInput {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        // It fails only if the counter is full, and then the thread is awake.
+        let _ = self.0.write(1);
+    }
+}
+
+/// Where a port's output goes.
+pub type Sink = Box<dyn Write + Send>;
+
+/// Gathers output up to the end of a line.
+struct LineBuffered {
+    gathered: Vec<u8>,
+    to: Sink,
+    wake: Arc<EventFd>,
+}
+
+impl LineBuffered {
+    fn write_out(&mut self) -> io::Result<()> {
+        let result = self
+            .to
+            .write_all(&self.gathered)
+            .and_then(|()| self.to.flush());
+        // What could not be written is lost, as on a wire that nobody listens to: the guest must not wait for it.
+        self.gathered.clear();
+        result
+    }
+}
+
+impl Write for LineBuffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let first = self.gathered.is_empty();
+        self.gathered.extend_from_slice(bytes);
+        if bytes.contains(&b'\n') || self.gathered.len() >= GATHERED {
+            self.write_out()?;
+        } else if first {
+            let _ = self.wake.write(1); // as in `RoomForInput`
+        }
+        Ok(bytes.len())
+    }
+
+    /// The model calls this after each byte: a line is flushed at its end, or by [`SerialPort::flush`].
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl SerialPort {
+    /// Makes a port whose interrupt is `interrupt` and whose output goes `to`. `wake` is signalled when it wants [`Self::flush`] or
+    /// has room for input again.
+    pub fn new(interrupt: SpiPulse, to: Sink, wake: Arc<EventFd>) -> Self {
+        let out = LineBuffered {
+            gathered: Vec::with_capacity(GATHERED),
+            to,
+            wake: wake.clone(),
+        };
+        Self {
+            model: Mutex::new(Serial::with_events(interrupt, RoomForInput(wake), out)),
+        }
+    }
+
+    fn model(&self) -> MutexGuard<'_, Serial<SpiPulse, RoomForInput, LineBuffered>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes of input it has room for.
+    pub fn room(&self) -> usize {
+        self.model().fifo_capacity()
+    }
+
+    /// Gives it input, as much of it as there is room for.
+    pub fn input(&self, bytes: &[u8]) {
+        let mut model = self.model();
+        let bytes = &bytes[..bytes.len().min(model.fifo_capacity())];
+        // It fails if the interrupt could not be raised: then the machine is at its end.
+        let _ = model.enqueue_raw_bytes(bytes);
+    }
+
+    /// Whether it holds output of an unfinished line.
+    pub fn has_output(&self) -> bool {
+        !self.model().writer().gathered.is_empty()
+    }
+
+    /// Writes out what it holds.
+    pub fn flush(&self) {
+        // A lost byte is the reader's loss, not the guest's.
+        let _ = self.model().writer_mut().write_out();
+    }
+}
+
+impl Device for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Ok(register) = u8::try_from(offset) {
+            data[0] = self.model().read(register);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Ok(register) = u8::try_from(offset) {
+            // It fails if output is lost or the interrupt could not be raised; see above.
+            let _ = self.model().write(register, data[0]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_comes_by_the_line_and_a_prompt_wakes_the_flusher() {
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let seen = Shared::default();
+        let mut out = LineBuffered {
+            gathered: Vec::new(),
+            to: Box::new(seen.clone()),
+            wake: wake.clone(),
+        };
+        for byte in b"ab\n$ " {
+            out.write_all(&[*byte]).unwrap();
+        }
+        assert_eq!(*seen.0.lock().unwrap(), [b"ab\n"]);
+        assert_eq!(wake.read().unwrap(), 2); // once a line, not once a byte
+        out.write_out().unwrap();
+        assert_eq!(*seen.0.lock().unwrap(), [&b"ab\n"[..], b"$ "]);
+        out.write_all(&[b'x'; GATHERED]).unwrap();
+        assert!(out.gathered.is_empty());
+    }
+}
