@@ -2,22 +2,26 @@
 //! `cargo xtask host`: boots a host with the module loaded, for a shell or for one command.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::board::Board;
+use crate::build::{self, Products};
 use crate::console;
-use crate::initramfs::Initramfs;
+use crate::initramfs::{Initramfs, assignments};
 use crate::layout::Layout;
-use crate::machine::{self, Boot, Ended, Terminal};
-use crate::setup::kernel::{self, Choice};
+use crate::machine::{self, Boot, Ended, Terminal, Watch};
+use crate::setup::kernel::{self, Choice, Kernel};
 use crate::setup::qemu::{self, Qemu};
 
 /// What an `--exec` ends with when its command could not be run to its end.
 pub const NOT_RUN: u8 = 125;
+
+const GUEST: &str = include_str!("../initramfs/guest");
 
 /// What kind of host.
 #[derive(Args, Clone, Debug)]
@@ -70,50 +74,82 @@ pub struct HostCommand {
 /// A host made ready to boot, once or several times.
 pub struct Host {
     /// Its kernel.
-    pub kernel: kernel::Kernel,
+    pub kernel: Kernel,
+    /// How it is started.
+    pub options: HostOptions,
+    /// Whether it loads the module.
+    pub load: bool,
     qemu: Qemu,
     busybox: PathBuf,
-    options: HostOptions,
-    load: bool,
+    products: Option<Products>,
+    guest_kernel: Kernel,
+    guest_append: String,
     scratch: tempfile::TempDir,
-    /// Files to add: from, to.
-    files: Vec<(PathBuf, String)>,
+}
+
+/// What a host does once it is up.
+#[derive(Clone, Copy)]
+pub enum Task<'a> {
+    /// A shell on the console.
+    Shell,
+    /// This script; what it prints comes out of the second port.
+    Script(&'a str),
+    /// This script, with the second port being the person's terminal.
+    OnTerminal(&'a str),
+}
+
+/// The marks of a boot, by which to know its lines on the kernel log.
+pub struct Tokens {
+    /// The host's.
+    pub host: String,
+    /// Its guests'.
+    pub guest: String,
+}
+
+impl Tokens {
+    /// New ones.
+    pub fn new() -> Tokens {
+        Tokens {
+            host: console::token(),
+            guest: console::token(),
+        }
+    }
 }
 
 impl Host {
-    /// Fetches and builds what such a host needs.
+    /// Fetches and builds what such a host needs. Without the module loaded it may do without what does not build.
     pub fn prepare(layout: &Layout, options: &HostOptions, load: bool) -> Result<Host> {
-        let _lock = layout.lock()?;
-        let kernel = kernel::ensure(layout, &options.kernel)?;
-        let qemu = match &options.qemu {
-            Some(path) => Qemu::at(path)?,
-            None => qemu::ensure(layout)?,
+        let products = match build::build(layout, &options.kernel) {
+            Ok(products) => Some(products),
+            Err(error) if load => return Err(error),
+            Err(error) => {
+                crate::progress(&format!(
+                    "going on without module, wsvm and guests: {error:#}"
+                ));
+                None
+            }
         };
-        let files = Vec::new();
+        let _lock = layout.lock()?;
         Ok(Host {
-            kernel,
-            qemu,
+            kernel: kernel::ensure(layout, &options.kernel)?,
+            guest_kernel: kernel::ensure(layout, &Choice::default())?,
+            guest_append: String::new(),
+            qemu: match &options.qemu {
+                Some(path) => Qemu::at(path)?,
+                None => qemu::ensure(layout)?,
+            },
             busybox: kernel::ensure_busybox(layout)?,
+            products,
             options: options.clone(),
             load,
             scratch: tempfile::tempdir().context("no temporary folder")?,
-            files,
         })
     }
 
-    /// Adds the file `from` as `to`.
-    pub fn add(&mut self, from: &Path, to: &str) {
-        self.files.push((from.to_path_buf(), to.to_owned()));
-    }
-
-    /// A path for a file that lives as long as this host.
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-
-    /// busybox.
-    pub fn busybox(&self) -> &Path {
-        &self.busybox
+    /// Gives its Linux guests this kernel, and more of a command line.
+    pub fn guests_run(&mut self, kernel: Kernel, append: &str) {
+        self.guest_kernel = kernel;
+        self.guest_append = append.to_owned();
     }
 
     /// The tty of the second port, in the host.
@@ -121,83 +157,22 @@ impl Host {
         format!("/dev/{}", self.options.board.describe().channel)
     }
 
-    /// Boots it to run `script`. What the script prints goes to `output`, every line of the console to `watch`.
-    pub fn exec(
+    /// Boots it for `task`, with log files called `name`. What comes out of the second port goes to `output`.
+    pub fn boot(
         &self,
         layout: &Layout,
         name: &str,
-        script: &str,
+        tokens: &Tokens,
+        task: Task,
         output: Box<dyn Write + Send>,
-        watch: &mut dyn FnMut(&str),
+        watch: Watch,
     ) -> Result<Ended> {
-        self.boot(layout, name, "exec", script, Terminal::None, output, watch)
-    }
-
-    /// Boots it for a person: to a shell on the console, or to `script`, which uses the second port as the terminal.
-    pub fn interact(
-        &self,
-        layout: &Layout,
-        name: &str,
-        script: Option<&str>,
-        watch: &mut dyn FnMut(&str),
-    ) -> Result<Ended> {
-        let nowhere = Box::new(io::sink());
-        match script {
-            None => self.boot(layout, name, "shell", "", Terminal::Console, nowhere, watch),
-            Some(script) => self.boot(
-                layout,
-                name,
-                "exec",
-                script,
-                Terminal::Channel,
-                nowhere,
-                watch,
-            ),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the two callers above name them")]
-    fn boot(
-        &self,
-        layout: &Layout,
-        name: &str,
-        mode: &str,
-        script: &str,
-        terminal: Terminal,
-        output: Box<dyn Write + Send>,
-        watch: &mut dyn FnMut(&str),
-    ) -> Result<Ended> {
-        let token = console::token();
-        let board = self.options.board.describe();
-        let (rows, columns) = terminal_size();
-        let mut image = Initramfs::new(
-            &self.busybox,
-            &[
-                ("ROLE", "host"),
-                ("MODE", mode),
-                ("LOAD", if self.load { "yes" } else { "no" }),
-                ("CONSOLE", &format!("/dev/{}", board.console)),
-                ("CHANNEL", &self.channel()),
-                ("TOKEN", &token),
-                ("ROWS", &rows),
-                ("COLUMNS", &columns),
-                (
-                    "BANNER",
-                    "This is the host. Way out: poweroff, or Ctrl-A X.",
-                ),
-            ],
-        )?;
-        image.text("etc/exec", script, 0o755);
-        for (from, to) in &self.files {
-            image.file(from, to)?;
-        }
-        for argument in &self.options.with {
-            image.with(argument)?;
-        }
-        let initramfs = self.scratch("host.cpio");
-        image.write(&initramfs)?;
-        let limit = (terminal == Terminal::None && self.options.timeout > 0)
-            .then(|| Duration::from_secs(self.options.timeout));
+        let initramfs = self.initramfs(tokens, task)?;
+        let (terminal, seconds) = match task {
+            Task::Shell => (Terminal::Console, 0),
+            Task::Script(_) => (Terminal::None, self.options.timeout),
+            Task::OnTerminal(_) => (Terminal::Channel, 0),
+        };
         let boot = Boot {
             board: self.options.board,
             kernel: &self.kernel,
@@ -210,20 +185,87 @@ impl Host {
             qemu_args: &self.options.qemu_arg,
             terminal,
             name,
-            token: &token,
-            limit,
+            token: &tokens.host,
+            limit: (seconds > 0).then(|| Duration::from_secs(seconds)),
         };
         machine::run(layout, &boot, output, watch)
+    }
+
+    /// Writes the host's root file system.
+    fn initramfs(&self, tokens: &Tokens, task: Task) -> Result<PathBuf> {
+        let board = self.options.board.describe();
+        let (rows, columns) = terminal_size();
+        let mut image = Initramfs::new(
+            &self.busybox,
+            &[
+                ("ROLE", "host"),
+                ("LOAD", if self.load { "yes" } else { "no" }),
+                ("CONSOLE", &format!("/dev/{}", board.console)),
+                ("CHANNEL", &self.channel()),
+                ("TOKEN", &tokens.host),
+                ("ROWS", &rows),
+                ("COLUMNS", &columns),
+            ],
+        )?;
+        if let Task::Script(script) | Task::OnTerminal(script) = task {
+            image.text("etc/exec", script, 0o755);
+        }
+        if let Some(products) = &self.products {
+            image.file(&products.module, "lib/worldswitch/worldswitch.ko")?;
+            image.file(&products.wsvm, "bin/wsvm")?;
+            for (name, path) in &products.guests {
+                image.file(path, &format!("guests/{name}.bin"))?;
+            }
+            self.add_linux_guest(&mut image, tokens, (&rows, &columns))?;
+        }
+        for argument in &self.options.with {
+            image.with(argument)?;
+        }
+        let path = self.scratch.path().join("host.cpio");
+        image.write(&path)?;
+        Ok(path)
+    }
+
+    /// Adds Debian's kernel, a root file system and the `guest` command to `image`.
+    fn add_linux_guest(
+        &self,
+        image: &mut Initramfs,
+        tokens: &Tokens,
+        size: (&str, &str),
+    ) -> Result<()> {
+        let guest = Initramfs::new(
+            &self.busybox,
+            &[
+                ("ROLE", "guest"),
+                ("LOAD", "no"),
+                ("CONSOLE", "/dev/ttyS0"),
+                ("CHANNEL", "/dev/ttyS1"),
+                ("TOKEN", &tokens.guest),
+                ("ROWS", size.0),
+                ("COLUMNS", size.1),
+            ],
+        )?;
+        let path = self.scratch.path().join("guest.cpio");
+        guest.write(&path)?;
+        image.file(&path, "boot/guest.cpio")?;
+        image.file(&self.guest_kernel.image(), "boot/vmlinuz")?;
+        image.text("bin/guest", GUEST, 0o755);
+        let settings = [("TOKEN", &*tokens.guest), ("APPEND", &self.guest_append)];
+        image.text("etc/worldswitch-guest", &assignments(&settings), 0o644);
+        Ok(())
     }
 }
 
 /// Runs the command; its exit status is the program's.
 pub fn run(layout: &Layout, command: &HostCommand) -> Result<u8> {
     let host = Host::prepare(layout, &command.options, !command.no_load)?;
+    let tokens = Tokens::new();
+    let watch: Watch = &mut |_| ControlFlow::Continue(());
     match &command.exec {
         Some(script) => {
             let output = Box::new(io::stdout());
-            let ended = host.exec(layout, "host", script, output, &mut |_| {})?;
+            let task = Task::Script(script);
+            let ended = host.boot(layout, "host", &tokens, task, output, watch)?;
             status(&ended)
         }
         None => {
@@ -231,7 +273,8 @@ pub fn run(layout: &Layout, command: &HostCommand) -> Result<u8> {
                 bail!("standard input is not a terminal: give the host a command with --exec");
             }
             crate::progress("starting the host. Way out: Ctrl-A X");
-            let ended = host.interact(layout, "host", None, &mut |_| {})?;
+            let nowhere = Box::new(io::sink());
+            let ended = host.boot(layout, "host", &tokens, Task::Shell, nowhere, watch)?;
             complain(&ended);
             Ok(0)
         }
@@ -262,7 +305,7 @@ pub fn status(ended: &Ended) -> Result<u8> {
 }
 
 /// Shows what the host's kernel complained of.
-fn complain(ended: &Ended) {
+pub fn complain(ended: &Ended) {
     if let Some(line) = console::first_bad_line(&ended.log) {
         crate::progress(&format!("the host's kernel complained: {line}"));
         crate::progress(&format!("its log: {}", ended.log.display()));
@@ -270,7 +313,7 @@ fn complain(ended: &Ended) {
 }
 
 /// The terminal's rows and columns, or nothing.
-pub fn terminal_size() -> (String, String) {
+fn terminal_size() -> (String, String) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_row > 0 => (size.ws_row.to_string(), size.ws_col.to_string()),
         _ => (String::new(), String::new()),

@@ -48,11 +48,7 @@ impl Initramfs {
         new.file(busybox, "bin/busybox")?;
         new.put("bin/sh", Node::Link(b"busybox".to_vec()));
         new.text("init", INIT, 0o755);
-        let mut lines = String::new();
-        for (name, value) in settings {
-            lines += &format!("{name}='{}'\n", value.replace('\'', "'\\''"));
-        }
-        new.text("etc/worldswitch", &lines, 0o644);
+        new.text("etc/worldswitch", &assignments(settings), 0o644);
         Ok(new)
     }
 
@@ -162,6 +158,19 @@ impl Initramfs {
             .and_then(|out| out.flush())
             .with_context(cannot)
     }
+}
+
+/// Settings as a shell reads them.
+pub fn assignments(settings: &[(&str, &str)]) -> String {
+    settings
+        .iter()
+        .map(|(name, value)| format!("{name}={}\n", quoted(value)))
+        .collect()
+}
+
+/// `text` as one word for a shell.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn put(out: &mut impl Write, entry: newc::Builder, bytes: &[u8]) -> io::Result<()> {

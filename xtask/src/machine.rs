@@ -6,6 +6,7 @@
 //! Ctrl-A X always is a way out.
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -84,13 +85,15 @@ pub fn channel_log(layout: &Layout, name: &str) -> PathBuf {
     layout.state(format!("logs/{name}-channel.log"))
 }
 
-/// Starts a host and stays with it until it ends. What comes out of the second port goes to `channel` as it comes; every line of the
-/// console is shown to `watch`.
+/// Who is told what happens while a host runs: each line of its console, and `None` many times a second. A break ends the host.
+pub type Watch<'a> = &'a mut dyn FnMut(Option<&str>) -> ControlFlow<()>;
+
+/// Starts a host and stays with it until it ends. What comes out of the second port goes to `channel` as it comes.
 pub fn run(
     layout: &Layout,
     boot: &Boot,
     channel: Box<dyn Write + Send>,
-    watch: &mut dyn FnMut(&str),
+    watch: Watch,
 ) -> Result<Ended> {
     let log = console_log(layout, boot.name);
     let mut command = qemu_command(layout, boot, &log)?;
@@ -115,22 +118,18 @@ pub fn run(
 }
 
 /// Waits for the end of QEMU, reading the console meanwhile.
-fn attend(
-    child: &mut Child,
-    boot: &Boot,
-    log: &Path,
-    watch: &mut dyn FnMut(&str),
-) -> Result<Ended> {
+fn attend(child: &mut Child, boot: &Boot, log: &Path, watch: Watch) -> Result<Ended> {
     let started = Instant::now();
     let mut follower = Follower::new(log);
     let mut status = None;
     let mut load_failed = None;
     let mut timed_out = false;
+    let mut stopped = false;
     let mut told = None;
     loop {
         let gone = child.try_wait()?;
         for line in follower.lines() {
-            watch(&line);
+            stopped |= watch(Some(&line)).is_break();
             match Mark::find(&line, boot.token) {
                 Some(Mark::Status(number)) => status = Some(number),
                 Some(Mark::LoadFailed(why)) => load_failed = Some(why),
@@ -146,10 +145,11 @@ fn attend(
                 log: log.to_path_buf(),
             });
         }
+        stopped |= watch(None).is_break();
         let now = Instant::now();
         // Some boards cannot power themselves off.
         let over = boot.terminal == Terminal::None && (status.is_some() || load_failed.is_some());
-        if over && now - *told.get_or_insert(now) > Duration::from_secs(10) {
+        if over && now - *told.get_or_insert(now) > Duration::from_secs(10) || stopped {
             child.kill()?;
         }
         if boot.limit.is_some_and(|limit| now - started > limit) && !over {
@@ -219,9 +219,7 @@ fn qemu_command(layout: &Layout, boot: &Boot, log: &Path) -> Result<Command> {
     if boot.terminal == Terminal::Console {
         line += " quiet";
     }
-    for word in [boot.append] {
-        line = format!("{line} {word}");
-    }
+    line = format!("{line} {}", boot.append);
     command.args(["-append", line.trim_end()]);
 
     let to_file = |id: &str, path: &Path| format!("file,id={id},path={}", escaped(path));

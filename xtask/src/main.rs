@@ -11,6 +11,7 @@ mod host;
 mod initramfs;
 mod layout;
 mod machine;
+mod run;
 mod setup;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Task {
         #[arg(long, value_name = "SUITE[/FLAVOUR]", default_value_t)]
         kernel: setup::kernel::Choice,
     },
+    /// Boots the host, and in it Debian's kernel as a guest, to the guest's shell
+    Run(run::RunCommand),
     /// Boots the host with the module loaded and gives its shell
     Host(host::HostCommand),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let exec = match &arguments.command {
         Task::Host(command) => command.exec.is_some(),
+        Task::Run(command) => command.exec.is_some(),
         _ => false,
     };
     match perform(&arguments.command) {
@@ -62,6 +66,7 @@ fn perform(task: &Task) -> anyhow::Result<u8> {
     match task {
         Task::Setup => Ok(0),
         Task::Build { kernel } => build::run(&layout, kernel),
+        Task::Run(command) => run::run(&layout, command),
         Task::Host(command) => host::run(&layout, command),
     }
 }

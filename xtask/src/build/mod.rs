@@ -21,38 +21,23 @@ use crate::setup::rust::{self, BARE, LINUX};
 /// The variable that tells the module's crate where the Hyp image is.
 pub const HYP_IMAGE: &str = "WORLDSWITCH_HYP_IMAGE";
 
-/// Which parts to build.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Parts {
-    /// All of them.
-    All,
-    /// All but the module.
-    Programs,
-}
-
 /// What was built.
 pub struct Products {
-    /// `worldswitch.ko`, if it was wanted.
-    pub module: Option<PathBuf>,
+    /// `worldswitch.ko`.
+    pub module: PathBuf,
     /// The virtual machine monitor.
     pub wsvm: PathBuf,
     /// Bare-metal guests: name and flat image.
     pub guests: Vec<(String, PathBuf)>,
 }
 
-/// Builds `parts` for `choice`.
-pub fn build(layout: &Layout, choice: &Choice, parts: Parts) -> Result<Products> {
+/// Builds everything, the module for `choice`.
+pub fn build(layout: &Layout, choice: &Choice) -> Result<Products> {
     let _lock = layout.lock()?;
-    let module = match parts {
-        Parts::Programs => None,
-        Parts::All => {
-            let object = rust_object(layout)?;
-            let kernel = kernel::ensure(layout, choice)?;
-            Some(module::build(layout, &kernel, &object)?)
-        }
-    };
+    let object = rust_object(layout)?;
+    let kernel = kernel::ensure(layout, choice)?;
     Ok(Products {
-        module,
+        module: module::build(layout, &kernel, &object)?,
         wsvm: wsvm(layout)?,
         guests: guests(layout)?,
     })
@@ -60,8 +45,8 @@ pub fn build(layout: &Layout, choice: &Choice, parts: Parts) -> Result<Products>
 
 /// `cargo xtask build`: builds for `choice` and says where things are.
 pub fn run(layout: &Layout, choice: &Choice) -> Result<u8> {
-    let products = build(layout, choice, Parts::All)?;
-    for path in products.module.iter().chain([&products.wsvm]) {
+    let products = build(layout, choice)?;
+    for path in [&products.module, &products.wsvm] {
         println!("{}", path.display());
     }
     for (_, path) in &products.guests {

@@ -81,7 +81,14 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel image.
     pub fn image(&self) -> PathBuf {
-        self.root.join(format!("boot/vmlinuz-{}", self.release))
+        let own = format!("usr/lib/modules/{}/vmlinuz", self.release); // from 7.2 on
+        let boot = format!("boot/vmlinuz-{}", self.release);
+        let own = self.root.join(own);
+        if own.exists() {
+            own
+        } else {
+            self.root.join(boot)
+        }
     }
 
     /// A board's device tree.
@@ -94,11 +101,6 @@ impl Kernel {
     pub fn headers(&self) -> PathBuf {
         let folder = format!("usr/src/linux-headers-{}", self.release);
         self.root.join(folder)
-    }
-
-    /// The kernel's own modules.
-    pub fn modules(&self) -> PathBuf {
-        self.root.join("lib/modules").join(&self.release)
     }
 }
 
