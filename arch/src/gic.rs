@@ -54,6 +54,8 @@ pub mod gicd {
     pub const SPENDSGIR: u32 = 0xf20;
     /// Peripheral identification 2, whose bits \[7:4\] say the architecture version.
     pub const ICPIDR2: u32 = 0xfe8;
+    /// Non-secure access control, two bits each.
+    pub const NSACR: u32 = 0xe00;
     /// Bytes in the distributor's register block.
     pub const SIZE: u32 = 0x1000;
 }
@@ -84,6 +86,8 @@ pub mod gicc {
     pub const AHPPIR: u32 = 0x28;
     /// Active priorities.
     pub const APR0: u32 = 0xd0;
+    /// Active priorities of group 1, as the Secure view has them.
+    pub const NSAPR0: u32 = 0xe0;
     /// Identification.
     pub const IIDR: u32 = 0xfc;
     /// Deactivate interrupt: on the block's second page, which is why a block of 4 KiB cannot split EOI.
@@ -156,6 +160,38 @@ pub mod gich {
     pub const VMCR_BP_SHIFT: u32 = 21;
     /// Where VMCR.VMPriMask begins: the upper five bits of the guest's GICV_PMR.
     pub const VMCR_PMR_SHIFT: u32 = 27;
+
+    /// MISR.EOI: a list register asked for notice and was ended; EISR says which.
+    pub const MISR_EOI: u32 = 1 << 0;
+    /// MISR.U: underflow, at most one list register is valid.
+    pub const MISR_U: u32 = 1 << 1;
+    /// MISR.LRENP: an end of interrupt found no list register.
+    pub const MISR_LRENP: u32 = 1 << 2;
+    /// MISR.NP: no list register is pending.
+    pub const MISR_NP: u32 = 1 << 3;
+    /// MISR.VGrp0E: the guest enabled group 0.
+    pub const MISR_VGRP0E: u32 = 1 << 4;
+    /// MISR.VGrp0D: the guest disabled group 0.
+    pub const MISR_VGRP0D: u32 = 1 << 5;
+    /// MISR.VGrp1E: the guest enabled group 1.
+    pub const MISR_VGRP1E: u32 = 1 << 6;
+    /// MISR.VGrp1D: the guest disabled group 1.
+    pub const MISR_VGRP1D: u32 = 1 << 7;
+
+    /// HCR.EOICount: how many ends of interrupt found no list register.
+    pub const fn eoi_count(hcr: u32) -> u32 {
+        hcr >> HCR_EOICOUNT_SHIFT
+    }
+
+    /// Priority bits that the virtual interface implements, from GICH_VTR.PRIbits.
+    pub const fn priority_bits(vtr: u32) -> u32 {
+        (vtr >> 29) + 1
+    }
+
+    /// Preemption bits that the virtual interface implements, from GICH_VTR.PREbits.
+    pub const fn preemption_bits(vtr: u32) -> u32 {
+        (vtr >> 26 & 0b111) + 1
+    }
 
     /// List registers that the implementation has, from GICH_VTR.
     pub const fn list_registers(vtr: u32) -> usize {
@@ -292,5 +328,14 @@ mod tests {
         assert_eq!(ListRegister::EMPTY.with_source(5).raw(), 5 << 10);
         assert_eq!(ListRegister::new(3, 0xa8).priority(), 0xa8);
         assert_eq!(gich::list_registers(0x9000_0003), 4);
+        // GIC-400: five bits of either, four list registers.
+        assert_eq!(
+            (
+                gich::priority_bits(0x9000_0003),
+                gich::preemption_bits(0x9000_0003)
+            ),
+            (5, 5)
+        );
+        assert_eq!(gich::eoi_count(0xf800_0001), 31);
     }
 }

@@ -11,8 +11,11 @@
 extern crate std;
 
 pub mod addr;
+pub mod caches;
 pub mod condition;
+pub mod core_id;
 pub mod cp15;
+pub mod exception;
 pub mod fault;
 pub mod gic;
 pub mod guest_registers;
