@@ -29,6 +29,8 @@ pub struct ImageHeader {
     pub entries: u32,
     /// The trampoline's page within text.
     pub trampoline: u32,
+    /// Where the trampoline goes on with the MMU on.
+    pub start: u32,
 }
 
 impl ImageHeader {
@@ -46,6 +48,7 @@ impl ImageHeader {
             end: word(4)?,
             entries: word(5)?,
             trampoline: word(6)?,
+            start: word(7)?,
         };
         let base = crate::layout::IMAGE_BASE;
         let length = u32::try_from(image.len()).ok()?;
@@ -55,7 +58,8 @@ impl ImageHeader {
             && header.end.checked_sub(base)? == length
             && length <= crate::layout::IMAGE_MAX
             && (header.text..header.data).contains(&header.entries)
-            && (header.text..header.data).contains(&header.trampoline);
+            && (header.text..header.data).contains(&header.trampoline)
+            && (header.text..header.data).contains(&header.start);
         let aligned = (header.text | header.data | header.end | header.trampoline) & 0xfff == 0;
         (header.magic == MAGIC && header.abi == ABI && ordered && aligned).then_some(header)
     }
@@ -105,7 +109,7 @@ pub struct TrampolineParameters {
     pub hmair0: u32,
     /// HMAIR1.
     pub hmair1: u32,
-    /// Where to go on with the MMU on: [`ImageHeader::text`]'s first instruction.
+    /// Where to go on with the MMU on: [`ImageHeader::start`].
     pub entry: u32,
     /// VTCR: how stage 2 is walked, the same for every VM.
     pub vtcr: u32,

@@ -15,6 +15,7 @@ struct LinkedHeader {
     end: *const u8,
     entries: *const u8,
     trampoline: unsafe extern "C" fn() -> !,
+    start: unsafe extern "C" fn() -> !,
 }
 
 // SAFETY: constant addresses, never written and never read through in this image.
@@ -37,7 +38,11 @@ static HEADER: LinkedHeader = LinkedHeader {
     end: &raw const __image_end,
     entries: &raw const hyp_entries,
     trampoline: crate::trampoline::enter,
+    start: crate::trampoline::hyp_start,
 };
 
-const _: () = assert!(layout::IMAGE_BASE == 0xfe00_0000, "hyp.ld links the image there");
+const _: () = assert!(
+    layout::IMAGE_BASE == 0xfe00_0000,
+    "hyp.ld links the image there"
+);
 const _: () = assert!(size_of::<LinkedHeader>() == size_of::<image::ImageHeader>());

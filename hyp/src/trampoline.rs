@@ -4,7 +4,7 @@
 //! The stub of a stock kernel offers one service: `HVC #0` with r0 = 1 jumps to the physical address in r1, in Hyp mode, MMU
 //! off, ELR_hyp and SPSR_hyp intact. The module copies this page to a page of lowmem (below 4 GiB), writes the parameters
 //! behind the code, cleans both to the point of coherency, and enters [`enter`] that way on each CPU. `enter` sets up
-//! translation and goes on in [`start`], at the image's own address. [`leave`] is the way back: reached with the MMU on at
+//! translation and goes on in [`hyp_start`], at the image's own address. [`leave`] is the way back: reached with the MMU on at
 //! VA = PA, it turns the MMU off and returns to whoever called, or jumps to a physical address for a soft restart.
 //!
 //! Code in this page is position independent and reads no memory but its parameters.
@@ -100,7 +100,7 @@ unsafe extern "C" fn leave() -> ! {
 /// Entered from `enter` only.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-unsafe extern "C" fn hyp_start() -> ! {
+pub unsafe extern "C" fn hyp_start() -> ! {
     naked_asm!(
         ".arch_extension virt",
         "add sp, r2, #{top}",
@@ -123,7 +123,11 @@ extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
     let here = PerCpu::here();
     // SAFETY: the slot's data page is mapped and this CPU's own; nothing else refers to it in Hyp mode yet.
     unsafe {
-        (*here).stub = Stub { hvbar, hsctlr, trampoline };
+        (*here).stub = Stub {
+            hvbar,
+            hsctlr,
+            trampoline,
+        };
         (*here).in_guest_world = 0;
         (*here).guest_vfp = 0;
     }

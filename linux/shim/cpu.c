@@ -51,7 +51,9 @@ u32 ws_irq_save(void)
 
 void ws_irq_restore(u32 flags)
 {
-	local_irq_restore((unsigned long)flags);
+	unsigned long saved = flags;
+
+	local_irq_restore(saved);
 }
 
 void ws_irq_disable(void)
@@ -85,7 +87,7 @@ void ws_on_each_cpu(void (*function)(void *), void *argument)
 	on_each_cpu(function, argument, 1);
 }
 
-static int cpu_online(unsigned int cpu)
+static int cpu_comes(unsigned int cpu)
 {
 	unsigned long flags;
 	int error;
@@ -98,7 +100,7 @@ static int cpu_online(unsigned int cpu)
 	return error;
 }
 
-static int cpu_offline(unsigned int cpu)
+static int cpu_goes(unsigned int cpu)
 {
 	unsigned long flags;
 
@@ -149,7 +151,7 @@ int ws_cpu_events_register(void)
 	error = register_reboot_notifier(&system_ends_block);
 	if (error)
 		goto no_reboot;
-	hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "kvm/worldswitch:online", cpu_online, cpu_offline);
+	hotplug_state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "kvm/worldswitch:online", cpu_comes, cpu_goes);
 	if (hotplug_state < 0) {
 		error = hotplug_state;
 		goto no_hotplug;

@@ -25,15 +25,20 @@ void ws_free(void *memory)
 	kvfree(memory);
 }
 
-/* Lowmem, zeroed, in the linear map. */
+/* Lowmem, zeroed, in the linear map; aligned to its size, each page to be freed on its own. */
 void *ws_pages(u32 order)
 {
-	return (void *)__get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+	struct page *pages = alloc_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+
+	if (!pages)
+		return NULL;
+	split_page(pages, order);
+	return page_address(pages);
 }
 
-void ws_free_pages(void *memory, u32 order)
+void ws_free_page(void *memory)
 {
-	free_pages((unsigned long)memory, order);
+	free_page((unsigned long)memory);
 }
 
 u64 ws_phys_of(const void *lowmem)
@@ -82,7 +87,7 @@ static u32 mapped_as_block(unsigned long address)
 		pud = pud_offset(p4d, address);
 		if (!pud_none(*pud)) {
 			pmd = READ_ONCE(*pmd_offset(pud, address));
-			block = pmd_present(pmd) && pmd_thp_or_huge(pmd);
+			block = (pmd_val(pmd) & PMD_TYPE_MASK) == PMD_TYPE_SECT;
 		}
 	}
 	local_irq_restore(flags);

@@ -19,7 +19,7 @@ struct vm_area_struct;
 void *ws_alloc(unsigned long bytes);
 void ws_free(void *memory);
 void *ws_pages(u32 order);
-void ws_free_pages(void *memory, u32 order);
+void ws_free_page(void *memory);
 u64 ws_phys_of(const void *lowmem);
 void *ws_virt_of(u64 phys);
 int ws_copy_from_user(void *to, unsigned long from, unsigned long bytes);

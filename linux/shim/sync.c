@@ -34,7 +34,9 @@ u32 ws_spin_lock(void *lock)
 
 void ws_spin_unlock(void *lock, u32 flags)
 {
-	raw_spin_unlock_irqrestore((raw_spinlock_t *)lock, flags);
+	unsigned long saved = flags;
+
+	raw_spin_unlock_irqrestore((raw_spinlock_t *)lock, saved);
 }
 
 /*

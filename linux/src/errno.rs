@@ -3,6 +3,7 @@
 
 use core::num::NonZeroI32;
 use kvm::host::OutOfMemory;
+use kvm::hyp_map::HypMapError;
 
 /// A negative error number, as kernel functions return it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,5 +73,15 @@ impl Errno {
 impl From<OutOfMemory> for Errno {
     fn from(_: OutOfMemory) -> Self {
         Self::ENOMEM
+    }
+}
+
+impl From<HypMapError> for Errno {
+    fn from(error: HypMapError) -> Self {
+        match error {
+            HypMapError::Overlap => Self::EEXIST,
+            HypMapError::Unmappable => Self::EINVAL,
+            HypMapError::OutOfMemory => Self::ENOMEM,
+        }
     }
 }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `HVC #0`: the instruction, before and after Hyp mode is ours.
 
-use arch::psr;
 use core::arch::{asm, naked_asm};
-use core::mem::offset_of;
 
 /// `HVC #0` with these registers. Returns r0.
 ///
@@ -72,7 +70,7 @@ unsafe fn probe() -> (bool, u32) {
             "mcr p15, 0, {scratch}, c1, c0, 0",
             "isb",
             "mvn r0, #0",
-            "mov {answered}, #1",
+            "mov r5, #1",
             "hvc #0",
             "mcr p15, 0, {sctlr}, c1, c0, 0",
             "mcr p15, 0, {vbar}, c12, c0, 0",
@@ -82,8 +80,8 @@ unsafe fn probe() -> (bool, u32) {
             vbar = out(reg) _,
             sctlr = out(reg) _,
             scratch = out(reg) _,
-            answered = out("r5") answered,
-            table = in(reg) probe_vectors as *const () as u32,
+                        table = in(reg) probe_vectors as *const () as u32,
+            out("r5") answered,
             out("r0") answer,
             out("r1") _, out("r2") _, out("r3") _, out("r12") _,
             options(nostack),
@@ -113,6 +111,3 @@ unsafe extern "C" fn probe_vectors() -> ! {
 
 /// What the trampoline does ends here. See [`crate::hyp_mode`].
 pub const SOFT_RESTART: u32 = 1;
-
-const _: () = assert!(psr::Mode::Hyp as u32 == 0x1a);
-const _: () = assert!(offset_of!(hyp_abi::image::TrampolineParameters, httbr) == 0);

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The physical GICv2's virtual interface: GICH, through which the hypervisor presents interrupts, and GICV, which the guest
+//! sees as its CPU interface.
+//!
+//! GICH is per CPU at one address. It is written from the kernel, with interrupts off, just before a guest is entered and read
+//! just after: the registers act only while the guest runs (HCR.IMO), and GICH_HCR is off whenever the host does.
+
+use crate::errno::{Errno, Result};
+use crate::ffi;
+use arch::addr::HostPhys;
+use core::ffi::c_void;
+
+/// The regions that the device tree names, and GICH mapped.
+pub struct Gic {
+    gich: *mut u32,
+    gich_words: usize,
+    /// Where the guest's CPU interface really is.
+    pub gicv: HostPhys,
+    /// Whether the CPU interface can drop priority and deactivate apart (it has the page with GICC_DIR).
+    pub splits_end_of_interrupt: bool,
+    list_registers: usize,
+}
+
+// SAFETY: the pointer is to registers of the calling CPU; callers have interrupts off.
+unsafe impl Send for Gic {}
+// SAFETY: as above.
+unsafe impl Sync for Gic {}
+
+/// GICH_VTR.
+const VTR: usize = 0x004;
+/// The smallest GICH region that holds the registers this module uses.
+const GICH_BYTES: u64 = 0x140;
+/// Size of a GICV region that can be mapped into a guest: two pages, aligned.
+const GICV_BYTES: u64 = 0x2000;
+
+impl Gic {
+    /// Finds and maps the virtual interface.
+    ///
+    /// # Errors
+    /// ENODEV: the host has no GICv2 with the virtualization extensions, or one that cannot be mapped into a guest.
+    pub fn find() -> Result<Self> {
+        let (mut gich, mut gich_bytes, mut gicv, mut gicv_bytes, mut gicc_bytes) = (0, 0, 0, 0, 0);
+        // SAFETY: five places to write to.
+        let found = unsafe {
+            ffi::ws_gic_find(
+                &mut gich,
+                &mut gich_bytes,
+                &mut gicv,
+                &mut gicv_bytes,
+                &mut gicc_bytes,
+            )
+        };
+        if found < 0 {
+            crate::error!(
+                "no GICv2 with a virtual CPU interface (GICH, GICV) in the device tree: cannot work here"
+            );
+            return Err(Errno::ENODEV);
+        }
+        if gich_bytes < GICH_BYTES || gicv_bytes < GICV_BYTES || gicv & 0xfff != 0 {
+            crate::error!(
+                "GICH of {gich_bytes:#x} bytes, GICV of {gicv_bytes:#x} bytes at {gicv:#x}: cannot be given to a guest"
+            );
+            return Err(Errno::ENODEV);
+        }
+        let mapped = ffi::ws_io_map(gich, gich_bytes);
+        if mapped.is_null() {
+            return Err(Errno::ENOMEM);
+        }
+        let mut gic = Self {
+            gich: mapped.cast(),
+            gich_words: (gich_bytes / 4) as usize,
+            gicv: HostPhys::new(gicv),
+            splits_end_of_interrupt: gicc_bytes >= 0x2000,
+            list_registers: 0,
+        };
+        gic.list_registers = (gic.read(VTR) & 0x3f) as usize + 1;
+        Ok(gic)
+    }
+
+    /// How many list registers there are.
+    pub fn list_registers(&self) -> usize {
+        self.list_registers
+    }
+
+    /// Reads the register at a byte offset.
+    pub fn read(&self, offset: usize) -> u32 {
+        if offset / 4 >= self.gich_words {
+            return 0;
+        }
+        // SAFETY: within the mapped region (checked); device registers of this CPU.
+        unsafe { self.gich.add(offset / 4).read_volatile() }
+    }
+
+    /// Writes the register at a byte offset.
+    pub fn write(&self, offset: usize, value: u32) {
+        if offset / 4 < self.gich_words {
+            // SAFETY: within the mapped region (checked); device registers of this CPU.
+            unsafe { self.gich.add(offset / 4).write_volatile(value) };
+        }
+    }
+}
+
+impl Drop for Gic {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `find`, and nobody has the pointer any more.
+        unsafe { ffi::ws_io_unmap(self.gich.cast::<c_void>()) };
+    }
+}

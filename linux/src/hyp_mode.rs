@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Taking Hyp mode and giving it back.
+//!
+//! Loading prepares what Hyp mode needs once: the image copied to pages of its own, a stack and a data page for each CPU, the
+//! trampoline's page, and a translation table that maps them. Then each CPU is taken: who answers `HVC #0` is asked first, and
+//! only the stub of a kernel that started in Hyp mode is replaced, by entering the trampoline through its soft restart.
+//!
+//! A CPU is given back before it goes offline or sleeps, before reboot and kexec, and at unload; and taken again after. What Hyp
+//! mode remembers over that is never assumed: it may be kept (a sleep that did not happen), or lost (hibernation).
+//!
+//! All calls of Hyp functions go through [`call`], which refuses on a CPU that is not taken.
+
+use crate::errno::{Errno, Result};
+use crate::heap::{Array, Shared};
+use crate::hyp_call::{self, Owner};
+use crate::kernel::{self, Kernel};
+use crate::lock::Mutex;
+use crate::pages::LowmemPage;
+use crate::{cache, ffi};
+use arch::addr::{HostPhys, HypVirt, PAGE_SIZE};
+use arch::hyp_registers::{HMAIR0, HMAIR1, Htcr, Vtcr};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use hyp_abi::image::{
+    ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters,
+};
+use hyp_abi::layout::{self, MAX_CPUS};
+use kvm::host::Lock;
+use kvm::hyp_map::{HypMap, Kind};
+
+/// The Hyp image, as `cargo xtask build` linked and flattened it.
+static IMAGE: &[u8] = include_bytes!(env!("WORLDSWITCH_HYP_IMAGE"));
+
+/// Pages of one CPU's slot.
+struct Slot {
+    emergency: LowmemPage,
+    stack: LowmemPage,
+    data: LowmemPage,
+}
+
+/// Everything that Hyp mode runs on, from load to unload.
+struct HypMode {
+    header: ImageHeader,
+    /// Owns the image's pages, which the map refers to.
+    _image: Array<Option<LowmemPage>>,
+    slots: Array<Option<Slot>>,
+    trampoline: HostPhys,
+    _trampoline_page: LowmemPage,
+    map: Mutex<HypMap<Kernel>>,
+}
+
+/// What [`prepare`] made. Null before and after.
+static HYP: AtomicPtr<HypMode> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Whether Hyp mode is ours, by CPU number. Written by the CPU itself with interrupts off.
+static TAKEN: [AtomicBool; MAX_CPUS as usize] =
+    [const { AtomicBool::new(false) }; MAX_CPUS as usize];
+
+/// How many panics of each CPU's Hyp mode have been printed.
+static PRINTED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
+
+impl HypMode {
+    fn prepare() -> Result<Self> {
+        let header = ImageHeader::parse(IMAGE).ok_or(Errno::ENOEXEC)?;
+        let cpus = ffi::ws_cpus();
+        if cpus > MAX_CPUS {
+            crate::error!(
+                "this kernel has room for {cpus} CPUs, Hyp mode's map for {MAX_CPUS}: start it with nr_cpus={MAX_CPUS}"
+            );
+            return Err(Errno::ENOSPC);
+        }
+        let mut map = HypMap::new(Kernel)?;
+
+        let mut image = Array::new(IMAGE.len().div_ceil(PAGE_SIZE), |_| None)?;
+        for (index, (page, bytes)) in image.iter_mut().zip(IMAGE.chunks(PAGE_SIZE)).enumerate() {
+            let mut copy = LowmemPage::new()?;
+            copy.fill(0, bytes);
+            // SAFETY: a page of the linear map. Hyp mode fetches instructions from it through caches, but enters with them off.
+            unsafe { cache::clean_invalidate_to_poc(copy.as_ptr(), PAGE_SIZE) };
+            let at = layout::IMAGE_BASE + (index * PAGE_SIZE) as u32;
+            let kind = if at < header.text {
+                Kind::Constants
+            } else if at < header.data {
+                Kind::Text
+            } else {
+                Kind::Data
+            };
+            map.map(HypVirt::new(at), copy.phys(), 1, kind)?;
+            *page = Some(copy);
+        }
+
+        let mut slots = Array::new(cpus as usize, |_| None)?;
+        for (cpu, slot) in (0..).zip(slots.iter_mut()) {
+            let made = Slot {
+                emergency: LowmemPage::new()?,
+                stack: LowmemPage::new()?,
+                data: LowmemPage::new()?,
+            };
+            let base = layout::slot(cpu);
+            map.map(
+                HypVirt::new(base + layout::EMERGENCY_PAGE),
+                made.emergency.phys(),
+                1,
+                Kind::Data,
+            )?;
+            map.map(
+                HypVirt::new(base + layout::STACK_PAGE),
+                made.stack.phys(),
+                1,
+                Kind::Data,
+            )?;
+            map.map(
+                HypVirt::new(base + layout::DATA_PAGE),
+                made.data.phys(),
+                1,
+                Kind::Data,
+            )?;
+            *slot = Some(made);
+        }
+
+        let mut trampoline = LowmemPage::new()?;
+        let at = u32::try_from(trampoline.phys().get()).map(HypVirt::new).map_err(|_| {
+            crate::error!("the trampoline's page lies above 4 GiB, where it cannot be entered with the MMU off");
+            Errno::ENOSPC
+        })?;
+        if map.map(at, trampoline.phys(), 1, Kind::Text).is_err() {
+            crate::error!(
+                "the trampoline's page at {:#x} collides with Hyp mode's own addresses: load again",
+                at.get()
+            );
+            return Err(Errno::ENOSPC);
+        }
+        let code = (header.trampoline - layout::IMAGE_BASE) as usize;
+        trampoline.fill(
+            0,
+            IMAGE.get(code..code + TRAMPOLINE_PARAMETERS).unwrap_or(&[]),
+        );
+        let parameters = TrampolineParameters {
+            httbr: map.httbr(),
+            htcr: Htcr::HYP.bits(),
+            hmair0: HMAIR0,
+            hmair1: HMAIR1,
+            entry: header.start,
+            vtcr: Vtcr::IPA40.bits(),
+            reserved: 0,
+        };
+        // SAFETY: integers without padding.
+        let bytes = unsafe {
+            core::slice::from_raw_parts(
+                (&raw const parameters).cast::<u8>(),
+                size_of::<TrampolineParameters>(),
+            )
+        };
+        trampoline.fill(TRAMPOLINE_PARAMETERS, bytes);
+        // SAFETY: a page of the linear map; it runs, and is read, with the MMU and caches off.
+        unsafe { cache::clean_invalidate_to_poc(trampoline.as_ptr(), PAGE_SIZE) };
+        cache::invalidate_instructions();
+
+        Ok(Self {
+            header,
+            _image: image,
+            slots,
+            trampoline: trampoline.phys(),
+            _trampoline_page: trampoline,
+            map: Mutex::new(map),
+        })
+    }
+
+    fn slot(&self, cpu: u32) -> Option<&Slot> {
+        self.slots.get(cpu as usize)?.as_ref()
+    }
+}
+
+/// Prepares what Hyp mode needs. No CPU is taken yet.
+pub fn prepare() -> Result<()> {
+    let hyp = Shared::new(HypMode::prepare()?)?;
+    HYP.store(hyp.into_raw().cast(), Ordering::Release);
+    Ok(())
+}
+
+/// Frees what [`prepare`] made. No CPU is taken any more.
+pub fn dispose() {
+    let hyp = HYP.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if !hyp.is_null() {
+        // SAFETY: stored by `prepare` and taken back once, here; the module is going, so nobody borrows it.
+        drop(unsafe { Shared::<HypMode>::from_raw(hyp.cast()) });
+    }
+}
+
+fn hyp() -> Result<&'static HypMode> {
+    let hyp = HYP.load(Ordering::Acquire);
+    if hyp.is_null() {
+        return Err(Errno::ENODEV);
+    }
+    // SAFETY: stored by `prepare`; `dispose` runs at unload, when no other code of the module does.
+    Ok(unsafe { Shared::<HypMode>::borrow_raw(hyp.cast()) })
+}
+
+/// Asks on this CPU whether a stub of a kernel that started in Hyp mode is there to be replaced. Interrupts are off.
+///
+/// # Errors
+/// ENODEV, with a line in the log that says why not.
+pub fn check_host() -> Result<()> {
+    match hyp_call::owner() {
+        Owner::Stub => Ok(()),
+        Owner::Nobody => {
+            crate::error!(
+                "this kernel did not start in Hyp mode (HVC is undefined): cannot work here"
+            );
+            Err(Errno::ENODEV)
+        }
+        Owner::Worldswitch => {
+            crate::error!("Hyp mode is taken by another instance of this module");
+            Err(Errno::EBUSY)
+        }
+        Owner::Other(answer) => {
+            crate::error!(
+                "Hyp mode belongs to another hypervisor or to firmware (HVC answered {answer:#x}): cannot work here"
+            );
+            Err(Errno::ENODEV)
+        }
+    }
+}
+
+/// Takes Hyp mode on this CPU. Interrupts are off. A CPU that is taken stays so.
+pub fn take() -> Result<()> {
+    let hyp = hyp()?;
+    let cpu = ffi::ws_cpu();
+    let taken = TAKEN.get(cpu as usize).ok_or(Errno::ENOSPC)?;
+    // Never mind what we remember: sleep may have lost it, or a sleep that failed may have kept it.
+    if hyp_call::owner() != Owner::Worldswitch {
+        taken.store(false, Ordering::Relaxed);
+        check_host()?;
+        let slot = layout::slot(cpu);
+        // SAFETY: the stub is there (just asked) and its soft restart enters the trampoline, which `prepare` wrote and cleaned; its
+        // physical address is below 4 GiB, and the slot's pages are mapped. It returns here.
+        let abi =
+            unsafe { hyp_call::hvc(hyp_call::SOFT_RESTART, hyp.trampoline.get() as u32, slot, 0) };
+        if abi != ABI {
+            crate::error!("CPU {cpu}: Hyp mode answered {abi:#x} when it was taken");
+            return Err(Errno::EIO);
+        }
+    }
+    taken.store(true, Ordering::Relaxed);
+    match call(Call::Version, 0, 0, 0) {
+        Some(ABI) => Ok(()),
+        answer => {
+            crate::error!("CPU {cpu}: Hyp mode answered {answer:#x?} to the first call");
+            Err(Errno::EIO)
+        }
+    }
+}
+
+/// Gives Hyp mode back on this CPU, if it is ours. Interrupts are off.
+pub fn give_back() {
+    let cpu = ffi::ws_cpu();
+    if let Some(taken) = TAKEN.get(cpu as usize)
+        && taken.load(Ordering::Relaxed)
+    {
+        call(Call::Release, 0, 0, 0);
+        taken.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Calls a Hyp function on this CPU with up to three words. `None`: Hyp mode is not ours here. Interrupts are off.
+pub fn call(function: Call, a: u32, b: u32, c: u32) -> Option<u32> {
+    let hyp = hyp().ok()?;
+    let cpu = ffi::ws_cpu();
+    if !TAKEN.get(cpu as usize)?.load(Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: Hyp mode is ours on this CPU, which cannot change while interrupts are off; each function's own demands on its
+    // arguments are met by the callers, who pass context pages that are mapped, or plain numbers.
+    let result = unsafe { hyp_call::hvc(hyp.header.entry(function), a, b, c) };
+    if result == hyp_abi::context::HYP_PANIC {
+        print_panic(hyp, cpu);
+    }
+    Some(result)
+}
+
+/// Calls a Hyp function for whatever CPU this thread is on.
+pub fn call_anywhere(function: Call, argument: u64) -> Option<u32> {
+    kernel::with_interrupts_off(|| call(function, argument as u32, (argument >> 32) as u32, 0))
+}
+
+/// Maps a page of the linear map in Hyp mode, at the kernel's own address. May sleep.
+pub fn share(page: &LowmemPage) -> Result<()> {
+    let hyp = hyp()?;
+    let at = HypVirt::new(page.as_ptr() as u32);
+    hyp.map.lock().share(at, page.phys()).map_err(Errno::from)
+}
+
+/// Takes a shared page out again. On return no CPU's TLB has it. May sleep.
+pub fn unshare(page: &LowmemPage) {
+    let Ok(hyp) = hyp() else { return };
+    let flush = hyp.map.lock().unmap(HypVirt::new(page.as_ptr() as u32));
+    if let Some(flush) = flush {
+        call_anywhere(Call::FlushHyp, u64::from(flush.0.get()));
+        kernel::follow_up_tlb_flush();
+    }
+}
+
+/// Prints the panic that this CPU's Hyp mode has recorded.
+fn print_panic(hyp: &HypMode, cpu: u32) {
+    let Some(slot) = hyp.slot(cpu) else { return };
+    // SAFETY: the data page begins with the record; Hyp mode writes it on this CPU only, which is here instead.
+    let record = unsafe { slot.data.as_ptr().cast::<PanicRecord>().read_volatile() };
+    if let Some(printed) = PRINTED.get(cpu as usize)
+        && printed.swap(record.count, Ordering::Relaxed) == record.count
+    {
+        return;
+    }
+    let vector = match record.vector {
+        1 => "undefined instruction",
+        2 => "HVC",
+        3 => "prefetch abort",
+        4 => "data abort",
+        _ => "unknown exception",
+    };
+    crate::error!(
+        "Hyp panic: CPU {cpu}: {vector} at {:#010x}, HSR {:#010x}",
+        record.pc,
+        record.hsr
+    );
+    crate::error!(
+        "Hyp panic: HDFAR {:#010x} HIFAR {:#010x} CPSR {:#010x} SP {:#010x} LR {:#010x}",
+        record.hdfar,
+        record.hifar,
+        record.cpsr,
+        record.sp,
+        record.lr
+    );
+    for (index, row) in (0..).zip(record.r.chunks(4)) {
+        crate::error!("Hyp panic: r{} and on: {row:08x?}", index * 4);
+    }
+}
+
+/// Hyp mode on the CPU that comes online or wakes up.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_cpu_take() -> i32 {
+    match take() {
+        Ok(()) => 0,
+        Err(error) => error.get(),
+    }
+}
+
+/// Hyp mode on the CPU that goes.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_cpu_give_back() {
+    give_back();
+}

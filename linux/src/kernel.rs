@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! [`Host`] for Linux: what the hypervisor asks for, by the kernel's means.
+
+use crate::errno::Errno;
+use crate::heap::Array;
+use crate::hyp_mode;
+use crate::lock::{Mutex, Spin};
+use crate::pages::{KernelTable, LowmemPage};
+use crate::waiter::{KernelTimer, KernelWaiter};
+use crate::{cache, ffi};
+use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
+//CORE use arch::core_id::CoreId;
+use core::arch::asm;
+use core::ffi::c_void;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+use hyp_abi::context::{ExitCode, VcpuContext};
+use hyp_abi::image::Call;
+use kvm::host::{Host, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+
+/// The kernel that this module is loaded into.
+#[derive(Clone, Copy)]
+pub struct Kernel;
+
+/// Ticks a second of the host's counter.
+static COUNTER_RATE: AtomicU32 = AtomicU32::new(0);
+
+/// Notes how fast the counter runs.
+pub fn set_counter_rate(hertz: u32) {
+    COUNTER_RATE.store(hertz, Ordering::Relaxed);
+}
+
+/// CNTPCT. The ISB keeps the read from being done early (B8.1.2).
+pub fn counter() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads the counter, which the host lets PL1 read.
+    unsafe {
+        asm!("isb", "mrrc p15, 0, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// How long a number of ticks takes, rounded up; the longest representable time for what does not fit.
+pub fn nanoseconds(ticks: u64) -> u64 {
+    let rate = u64::from(COUNTER_RATE.load(Ordering::Relaxed).max(1));
+    let seconds = ticks / rate;
+    let rest = (ticks % rate * 1_000_000_000).div_ceil(rate);
+    seconds
+        .checked_mul(1_000_000_000)
+        .and_then(|whole| whole.checked_add(rest))
+        .unwrap_or(i64::MAX as u64)
+        .min(i64::MAX as u64)
+}
+
+/// Runs `work` with interrupts off on the CPU that this thread happens to be on.
+pub fn with_interrupts_off<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: restored below, on the same CPU, since nothing in between can sleep.
+    let flags = unsafe { ffi::ws_irq_save() };
+    let result = work();
+    // SAFETY: the flags of the save above.
+    unsafe { ffi::ws_irq_restore(flags) };
+    result
+}
+
+fn midr() -> u32 {
+    let midr: u32;
+    // SAFETY: reads a register.
+    unsafe {
+        asm!("mrc p15, 0, {}, c0, c0, 0", out(reg) midr, options(nomem, nostack, preserves_flags))
+    };
+    midr
+}
+
+unsafe extern "C" fn barrier_here(_: *mut c_void) {
+    // SAFETY: a barrier.
+    unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
+}
+
+unsafe extern "C" fn nothing(_: *mut c_void) {}
+
+/// Cortex-A15 erratum 798181: after a broadcast TLB invalidation that DVM may not complete for, every CPU executes a DMB.
+pub fn follow_up_tlb_flush() {
+    if midr() & 0xff0ffff0 == 0x410fc0f0 {
+        // SAFETY: the function ignores its argument.
+        unsafe { ffi::ws_on_each_cpu(barrier_here, core::ptr::null_mut()) };
+    }
+}
+
+/// A vCPU's context on a page that Hyp mode has at the same address.
+pub struct ContextPage(LowmemPage);
+
+impl ContextPage {
+    fn new() -> Result<Self, OutOfMemory> {
+        let page = LowmemPage::new()?;
+        hyp_mode::share(&page).map_err(|_| OutOfMemory)?;
+        Ok(Self(page))
+    }
+}
+
+impl Deref for ContextPage {
+    type Target = VcpuContext;
+    fn deref(&self) -> &VcpuContext {
+        // SAFETY: an owned, zeroed page; any bits are a VcpuContext. Hyp mode writes it only inside `enter_guest`, which borrows it
+        // mutably.
+        unsafe { &*self.0.as_ptr().cast() }
+    }
+}
+
+impl DerefMut for ContextPage {
+    fn deref_mut(&mut self) -> &mut VcpuContext {
+        // SAFETY: as above.
+        unsafe { &mut *self.0.as_ptr().cast() }
+    }
+}
+
+impl Drop for ContextPage {
+    fn drop(&mut self) {
+        hyp_mode::unshare(&self.0);
+    }
+}
+
+impl Host for Kernel {
+    type Spin<T> = Spin<T>;
+    type Mutex<T> = Mutex<T>;
+    type Array<T> = Array<T>;
+    type TablePage = KernelTable;
+    type ContextPage = ContextPage;
+    type Waiter = KernelWaiter;
+    type WakeTimer = KernelTimer;
+
+    fn array<T>(
+        &self,
+        len: usize,
+        element: impl FnMut(usize) -> T,
+    ) -> Result<Array<T>, OutOfMemory> {
+        Array::new(len, element)
+    }
+
+    fn table_page(&self) -> Result<KernelTable, OutOfMemory> {
+        KernelTable::new()
+    }
+
+    fn root_pages(&self) -> Result<[KernelTable; 2], OutOfMemory> {
+        KernelTable::pair()
+    }
+
+    fn table(&self, at: TablePhys) -> &Table {
+        KernelTable::at(at)
+    }
+
+    fn reclaim(&self, at: TablePhys) -> KernelTable {
+        KernelTable::reclaim(at)
+    }
+
+    fn publish(&self, table: &Table) {
+        // SAFETY: a table is mapped.
+        unsafe { cache::publish_table(table.as_ptr().cast(), size_of::<Table>()) };
+    }
+
+    fn context_page(&self) -> Result<ContextPage, OutOfMemory> {
+        ContextPage::new()
+    }
+
+    fn waiter(&self) -> Result<KernelWaiter, OutOfMemory> {
+        KernelWaiter::new()
+    }
+
+    fn wake_timer(&self, waiter: &KernelWaiter) -> Result<KernelTimer, OutOfMemory> {
+        Ok(waiter.timer())
+    }
+
+    fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {
+        const EHWPOISON: i32 = -133;
+        let (mut phys, mut writable, mut block) = (0, 0, 0);
+        // SAFETY: three places to write to.
+        let result = unsafe {
+            ffi::ws_resolve(
+                at.get() as usize,
+                u32::from(write),
+                &mut phys,
+                &mut writable,
+                &mut block,
+            )
+        };
+        match Errno::check(result) {
+            Ok(_) => Ok(Resolved {
+                phys: HostPhys::new(phys).page(),
+                writable: writable != 0,
+                block: block != 0,
+                device: false,
+            }),
+            Err(Errno::EINTR) => Err(Unresolved::Interrupted),
+            Err(Errno::ENOMEM) => Err(Unresolved::OutOfMemory),
+            Err(error) if error.get() == EHWPOISON => Err(Unresolved::Poisoned),
+            Err(_) => Err(Unresolved::Fault),
+        }
+    }
+
+    fn clean_to_poc(&self, phys: HostPhys, bytes: usize) {
+        for page in 0..bytes.div_ceil(PAGE_SIZE) {
+            let Some(at) = phys.checked_add((page * PAGE_SIZE) as u64) else {
+                return;
+            };
+            // SAFETY: a page that was resolved from a process's memory has a struct page; mapped for the loop's body.
+            unsafe {
+                let mapped = ffi::ws_map_page(at.get());
+                cache::clean_invalidate_to_poc(mapped.cast(), PAGE_SIZE);
+                ffi::ws_unmap_page(mapped);
+            }
+        }
+    }
+
+    fn invalidate_icache(&self) {
+        cache::invalidate_instructions();
+    }
+
+    fn cpu(&self) -> usize {
+        ffi::ws_cpu() as usize
+    }
+
+    fn cpus(&self) -> usize {
+        ffi::ws_cpus() as usize
+    }
+
+    fn counter(&self) -> u64 {
+        counter()
+    }
+
+    fn midr(&self) -> u32 {
+        midr()
+    }
+
+    fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
+        let at = context.0.as_ptr() as u32;
+        match hyp_mode::call(Call::EnterGuest, at, 0, 0) {
+            Some(code) => ExitCode::from_raw(code),
+            None => ExitCode::Gone,
+        }
+    }
+
+    fn flush_vmid(&self, vttbr: u64) {
+        hyp_mode::call_anywhere(Call::FlushVmid, vttbr);
+        follow_up_tlb_flush();
+    }
+
+    fn flush_vmid_local(&self, vttbr: u64) {
+        hyp_mode::call_anywhere(Call::FlushVmidLocal, vttbr);
+    }
+
+    fn flush_all(&self) {
+        hyp_mode::call_anywhere(Call::FlushAll, 0);
+        follow_up_tlb_flush();
+    }
+
+    fn exit_all_guests(&self) {
+        // An interrupt that every CPU has to take: those in a guest leave it, and have left when it returns.
+        // SAFETY: the function ignores its argument.
+        unsafe { ffi::ws_on_each_cpu(nothing, core::ptr::null_mut()) };
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Loading and unloading: each step in order, and undone in the opposite order.
+
+use crate::errno::{Errno, Result};
+use crate::gic::Gic;
+use crate::heap::Shared;
+use crate::{ffi, hyp_mode, kernel, lock};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// What the host offers, known from load to unload.
+pub struct HostHardware {
+    /// The GICv2's virtual interface.
+    pub gic: Gic,
+    /// The virtual timer's number in the physical GIC.
+    pub timer_hwirq: u32,
+    /// Whether the physical GIC leaves deactivation of the timer's interrupt to the guest.
+    pub timer_forwarded: bool,
+}
+
+static HARDWARE: AtomicPtr<HostHardware> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The hardware. Exists before /dev/kvm does, and outlives it.
+pub fn hardware() -> Result<&'static HostHardware> {
+    let hardware = HARDWARE.load(Ordering::Acquire);
+    if hardware.is_null() {
+        return Err(Errno::ENODEV);
+    }
+    // SAFETY: stored by `load` before /dev/kvm exists, taken back by `unload` when no descriptor does.
+    Ok(unsafe { Shared::<HostHardware>::borrow_raw(hardware.cast()) })
+}
+
+/// Steps of loading that need undoing, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    HypPrepared,
+    InterruptsRequested,
+    CpusTaken,
+    DeviceThere,
+}
+
+fn undo_from(step: Step) {
+    if step >= Step::DeviceThere {
+        // SAFETY: registered.
+        unsafe { ffi::ws_device_unregister() };
+    }
+    if step >= Step::CpusTaken {
+        // SAFETY: registered. Gives Hyp mode back on every CPU.
+        unsafe { ffi::ws_cpu_events_unregister() };
+    }
+    if step >= Step::InterruptsRequested {
+        // SAFETY: registered, and off on every CPU since the step above.
+        unsafe { ffi::ws_interrupts_unregister() };
+    }
+    let hardware = HARDWARE.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if !hardware.is_null() {
+        // SAFETY: stored by `continue_load`, taken back once.
+        drop(unsafe { Shared::<HostHardware>::from_raw(hardware.cast()) });
+    }
+    hyp_mode::dispose();
+}
+
+fn load() -> Result<()> {
+    lock::check_layout()?;
+    kernel::with_interrupts_off(hyp_mode::check_host)?;
+    let gic = Gic::find()?;
+    hyp_mode::prepare()?;
+    continue_load(gic).map_err(|(step, error)| {
+        undo_from(step);
+        error
+    })
+}
+
+fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
+    let failed = |step| move |error| (step, error);
+
+    let (mut timer_hwirq, mut forwarded, mut rate) = (0, 0, 0);
+    // SAFETY: three places to write to.
+    let registered =
+        unsafe { ffi::ws_interrupts_register(&mut timer_hwirq, &mut forwarded, &mut rate) };
+    if let Err(error) = Errno::check(registered) {
+        crate::error!(
+            "the virtual timer's or the GIC's maintenance interrupt cannot be had ({})",
+            error.get()
+        );
+        return Err((Step::HypPrepared, error));
+    }
+    kernel::set_counter_rate(rate);
+    let timer_forwarded = forwarded != 0 && gic.splits_end_of_interrupt;
+    let found = Shared::new(HostHardware {
+        gic,
+        timer_hwirq,
+        timer_forwarded,
+    });
+    let found = found
+        .map_err(Errno::from)
+        .map_err(failed(Step::InterruptsRequested))?;
+    HARDWARE.store(found.into_raw().cast(), Ordering::Release);
+
+    // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
+    Errno::check(unsafe { ffi::ws_cpu_events_register() })
+        .map_err(failed(Step::InterruptsRequested))?;
+    // SAFETY: all that /dev/kvm's operations need is there.
+    if let Err(error) = Errno::check(unsafe { ffi::ws_device_register() }) {
+        crate::error!(
+            "/dev/kvm cannot be registered ({}): does another driver own it?",
+            error.get()
+        );
+        return Err((Step::CpusTaken, error));
+    }
+    if let Ok(hardware) = hardware() {
+        crate::info!("{}", HardwareLine(hardware));
+    }
+    Ok(())
+}
+
+/// The line that says what was found.
+struct HardwareLine(&'static HostHardware);
+
+impl core::fmt::Display for HardwareLine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let forwarding = if self.0.timer_forwarded {
+            "forwarded"
+        } else {
+            "masked in flight"
+        };
+        write!(
+            f,
+            "/dev/kvm is there: Hyp mode taken on {} CPUs, GICv2 with {} list registers, timer interrupt {} {forwarding}",
+            ffi::ws_online_cpus(),
+            self.0.gic.list_registers(),
+            self.0.timer_hwirq
+        )
+    }
+}
+
+/// insmod.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_init() -> i32 {
+    match load() {
+        Ok(()) => 0,
+        Err(error) => error.get(),
+    }
+}
+
+/// rmmod. The kernel calls it only when no descriptor is left.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_exit() {
+    undo_from(Step::DeviceThere);
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Values from and to the calling process.
+//!
+//! A [`Plain`] type has no padding and no value that is not valid, so its bytes may come from anywhere and may go anywhere.
+
+use crate::errno::{Errno, Result};
+use crate::ffi;
+use core::mem::MaybeUninit;
+
+/// A type that any bytes are a value of, without padding.
+///
+/// # Safety
+/// As said.
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {$(
+        // SAFETY: integers, and structs of them whose size is the sum of their fields' (asserted in `uapi`).
+        unsafe impl Plain for $type {}
+    )*};
+}
+
+plain!(u8, u16, u32, u64);
+plain!(
+    uapi::memory::UserspaceMemoryRegion,
+    uapi::registers::OneReg,
+    uapi::vcpu::VcpuInit,
+    uapi::vcpu::MpState,
+    uapi::device::CreateDevice,
+    uapi::device::DeviceAttr,
+    uapi::device::ArmDeviceAddr,
+    uapi::irq::IrqLevel,
+);
+// SAFETY: an array of plain values.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// An address in the calling process, as it named it.
+#[derive(Clone, Copy)]
+pub struct UserAddress(usize);
+
+impl UserAddress {
+    /// From an ioctl's argument.
+    pub fn new(argument: usize) -> Self {
+        Self(argument)
+    }
+
+    /// From a 64-bit field. EFAULT above 4 GiB.
+    pub fn from_field(field: u64) -> Result<Self> {
+        usize::try_from(field).map(Self).map_err(|_| Errno::EFAULT)
+    }
+
+    /// The address `bytes` further on.
+    pub fn offset(self, bytes: usize) -> Result<Self> {
+        self.0.checked_add(bytes).map(Self).ok_or(Errno::EFAULT)
+    }
+
+    /// Reads a value. EFAULT.
+    pub fn read<T: Plain>(self) -> Result<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: room for a T; the kernel checks the source.
+        Errno::check(unsafe { ffi::ws_copy_from_user(value.as_mut_ptr().cast(), self.0, size_of::<T>()) })?;
+        // SAFETY: all bytes are written, and any bytes are a T.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Writes a value. EFAULT.
+    pub fn write<T: Plain>(self, value: &T) -> Result<()> {
+        // SAFETY: a T without padding; the kernel checks the destination.
+        Errno::check(unsafe { ffi::ws_copy_to_user(self.0, (&raw const *value).cast(), size_of::<T>()) })?;
+        Ok(())
+    }
+}
