@@ -10,5 +10,7 @@ extern crate std;
 
 #[cfg(test)]
 pub mod fake;
+pub mod guest_registers;
 pub mod host;
+pub mod psci;
 pub mod vmid;
