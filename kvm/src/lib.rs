@@ -10,7 +10,13 @@ extern crate std;
 
 #[cfg(test)]
 pub mod fake;
+pub mod guest_memory;
 pub mod guest_registers;
 pub mod host;
+pub mod hyp_map;
+pub mod memslots;
 pub mod psci;
+pub mod stage2;
+pub mod vgic;
 pub mod vmid;
+pub mod vtimer;

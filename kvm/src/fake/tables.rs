@@ -67,12 +67,12 @@ impl Tables {
 
     pub(super) fn free(&mut self, phys: HostPhys) {
         let page = phys.get();
-        let roots: Vec<u64> = self.live.keys().copied().filter(|root| *root != page).collect();
-        for root in roots {
-            if self.reachable(root, false).contains(&page) {
-                self.dangling.push((root, page));
-            }
+        let mut ancestors = self.parents(page);
+        for _ in 0..2 {
+            let above: Vec<u64> = ancestors.iter().flat_map(|parent| self.parents(*parent)).collect();
+            ancestors.extend(above);
         }
+        self.dangling.extend(ancestors.into_iter().map(|ancestor| (ancestor, page)));
         let watched = self.live.remove(&page).expect("a table page that is freed once");
         self.dangling.retain(|(root, _)| *root != page);
         for descriptor in watched.table {
@@ -81,20 +81,29 @@ impl Tables {
         super::open(&POOL).push(watched.table);
     }
 
-    /// The pages that hardware which starts at `root` may come to, by what it holds and by what it reads.
-    fn reachable(&self, root: u64, concatenated: bool) -> HashSet<u64> {
+    /// The pages that lead hardware to `page`, by what it reads there or by what it holds.
+    fn parents(&self, page: u64) -> Vec<u64> {
+        let leads = |descriptor: u64| descriptor & 0b11 == 0b11 && descriptor & OUTPUT == page;
+        let parents = self.live.iter().filter(|(_, watched)| {
+            watched.table.iter().any(|descriptor| leads(descriptor.load(Ordering::Relaxed)))
+                || watched.held.iter().any(|descriptor| leads(*descriptor))
+        });
+        parents.map(|(parent, _)| *parent).collect()
+    }
+
+    /// The pages that hardware which starts at `roots` may come to, by what it reads and, if so asked, by what it holds.
+    fn reachable(&self, roots: &[u64], by_held: bool) -> HashSet<u64> {
         let mut found = HashSet::new();
-        let mut next = std::vec![root];
-        if concatenated {
-            next.push(root + PAGE_SIZE as u64);
-        }
+        let mut next = roots.to_vec();
         while let Some(page) = next.pop() {
             let Some(watched) = self.live.get(&page) else { continue };
             if !found.insert(page) {
                 continue;
             }
             let read = watched.table.iter().map(|descriptor| descriptor.load(Ordering::Relaxed));
-            let links = read.chain(watched.held.iter().copied()).filter(|descriptor| descriptor & 0b11 == 0b11);
+            let links = read
+                .chain(watched.held.iter().copied().filter(|_| by_held))
+                .filter(|descriptor| descriptor & 0b11 == 0b11);
             next.extend(links.map(|descriptor| descriptor & OUTPUT).filter(|page| *page >= FIRST));
         }
         found
@@ -123,7 +132,11 @@ impl Tables {
     /// The TLB entries of the tree go.
     pub(super) fn flush(&mut self, root: HostPhys) {
         self.check_dangling();
-        for page in self.reachable(root.get(), true) {
+        let roots = [root.get(), root.get() + PAGE_SIZE as u64];
+        for page in self.reachable(&roots, false) {
+            self.check_published(page);
+        }
+        for page in self.reachable(&roots, true) {
             self.flush_page(page);
         }
     }
@@ -137,13 +150,19 @@ impl Tables {
         }
     }
 
+    /// What a table that is in use says is what hardware was told.
+    fn check_published(&self, page: u64) {
+        let Some(watched) = self.live.get(&page) else { return };
+        for (descriptor, published) in watched.table.iter().zip(watched.published.iter()) {
+            let now = descriptor.load(Ordering::Relaxed);
+            assert_eq!(now, *published, "written, flushed and not published");
+        }
+    }
+
     fn flush_page(&mut self, page: u64) {
         let Some(watched) = self.live.get_mut(&page) else { return };
         for index in 0..512 {
             let now = watched.table[index].load(Ordering::Relaxed);
-            if is_live(now) || is_live(watched.published[index]) {
-                assert_eq!(now, watched.published[index], "written, flushed and not published");
-            }
             watched.held[index] = if is_live(now) { now } else { 0 };
         }
     }

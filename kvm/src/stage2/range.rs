@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Changes to whole ranges of stage 2: unmapping, write protection, ageing.
+//!
+//! All are one walk over the entries of level 2 in a range, with a function from the old leaf to the new. A range may be
+//! large and a spin lock is held, so a call does a bounded piece of work and shortens the [`IpaRange`] by it; the caller
+//! flushes, may let go of the lock, and calls again until the range is empty. A block that lies only partly in the range is
+//! changed as a whole: unmapping or protecting too much costs the guest another fault, and nothing else.
+
+use super::{Entry, Flush, Found, Stage2};
+use crate::host::{Host, TablePhys};
+use arch::addr::{HostPhys, IPA_BITS, Ipa, PAGE_SIZE};
+use arch::long_descriptor::{Decoded, ENTRIES, Level, Stage2Access, Stage2Descriptor};
+use core::sync::atomic::Ordering;
+
+/// How many entries of levels 1 and 2 a call looks at. Each may lead to 512 pages.
+const STEPS: usize = 16;
+
+/// Part of the IPA space, in whole pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpaRange {
+    start: u64,
+    end: u64,
+}
+
+impl IpaRange {
+    /// All 40 bits.
+    pub const ALL: Self = Self { start: 0, end: 1 << IPA_BITS };
+
+    /// `bytes` from `start`, rounded outwards to pages and cut off at the end of the space.
+    pub const fn new(start: Ipa, bytes: u64) -> Self {
+        const PAGE: u64 = PAGE_SIZE as u64;
+        let end = start.get().saturating_add(bytes);
+        let end = if end > 1 << IPA_BITS { 1 << IPA_BITS } else { end };
+        Self { start: start.get() & !(PAGE - 1), end: (end + PAGE - 1) & !(PAGE - 1) }
+    }
+
+    /// The first address, unless the range is empty.
+    pub const fn first(self) -> Option<Ipa> {
+        if self.start < self.end { Some(Ipa::new(self.start)) } else { None }
+    }
+
+    /// Whether nothing is left of it.
+    pub const fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
+    /// How many bytes were done since it was `before`.
+    pub const fn done_since(self, before: Self) -> u64 {
+        self.start.saturating_sub(before.start)
+    }
+
+    /// Goes on behind what one entry of `level` covers.
+    fn skip(&mut self, level: Level) {
+        let next = (self.start | (level.size() - 1)).saturating_add(1);
+        self.start = next.min(self.end);
+    }
+}
+
+impl<H: Host> Stage2<H> {
+    /// Unmaps the first part of `range`, which is left with the rest.
+    pub fn unmap(&mut self, range: &mut IpaRange) -> Flush {
+        self.change(range, |_| Stage2Descriptor::INVALID)
+    }
+
+    /// Takes the right to write from the first part of `range`.
+    pub fn write_protect(&mut self, range: &mut IpaRange) -> Flush {
+        self.change(range, |leaf| leaf.with_access(Stage2Access { write: false, ..leaf.access() }))
+    }
+
+    /// Clears the access flags in the first part of `range`. The flush is owed only where the next access must be seen; so
+    /// is what tells whether any flag was set.
+    pub fn clear_accessed(&mut self, range: &mut IpaRange) -> Flush {
+        self.change(range, |leaf| leaf.with_accessed(false))
+    }
+
+    /// Whether an access flag is set in the first part of `range`.
+    pub fn test_accessed(&mut self, range: &mut IpaRange) -> bool {
+        let mut accessed = false;
+        let Flush(_unchanged) = self.change(range, |leaf| {
+            accessed |= leaf.accessed();
+            leaf
+        });
+        accessed
+    }
+
+    /// The first leaf in `range`, which is left with what follows it. Bounded: no table is empty, so each level is
+    /// searched at most once.
+    pub fn next_leaf(&self, range: &mut IpaRange) -> Option<Found> {
+        while let Some(at) = range.first() {
+            let found = self.lookup(at);
+            let empty = match (found, self.below(self.first(at), at)) {
+                (Some(found), _) => {
+                    range.skip(found.mapping.size.level());
+                    return Some(found);
+                }
+                (None, None) => Level::One,
+                (None, Some(second)) if self.below(second, at).is_none() => Level::Two,
+                (None, Some(_)) => Level::Three,
+            };
+            range.skip(empty);
+        }
+        None
+    }
+
+    /// Puts `change` of each leaf in its place. It may invalidate a leaf or change its rights, flags and software bits.
+    fn change(&mut self, range: &mut IpaRange, mut change: impl FnMut(Stage2Descriptor) -> Stage2Descriptor) -> Flush {
+        let mut changed = false;
+        for _ in 0..STEPS {
+            let Some(at) = range.first() else { break };
+            let first = self.first(at);
+            let Some(second) = self.below(first, at) else {
+                range.skip(Level::One);
+                continue;
+            };
+            changed |= match second.read().decode(Level::Two) {
+                Decoded::Leaf(_) => {
+                    let (old, new) = (second.read(), change(second.read()));
+                    if old != new {
+                        second.write(&self.host, new);
+                    }
+                    old != new
+                }
+                Decoded::Table(third) => {
+                    let changed = self.change_pages(third, *range, &mut change);
+                    if changed {
+                        self.unlink_if_empty(second);
+                    }
+                    changed
+                }
+                Decoded::Invalid | Decoded::Reserved => false,
+            };
+            if changed {
+                self.unlink_if_empty(first);
+            }
+            range.skip(Level::Two);
+        }
+        Flush(changed)
+    }
+
+    /// Does so for the pages of one table that lie in the range from its first address on.
+    fn change_pages(
+        &self,
+        table: HostPhys,
+        range: IpaRange,
+        change: &mut impl FnMut(Stage2Descriptor) -> Stage2Descriptor,
+    ) -> bool {
+        let table = self.host.table(TablePhys::from_page(table));
+        let from = Level::Three.stage2_index(Ipa::new(range.start));
+        let pages = (range.end.saturating_sub(range.start) / PAGE_SIZE as u64).min(ENTRIES as u64) as usize;
+        let mut changed = false;
+        for index in from..from.saturating_add(pages).min(ENTRIES) {
+            let entry = Entry { table, index, level: Level::Three };
+            let old = entry.read();
+            if !old.is_valid() {
+                continue;
+            }
+            let new = change(old);
+            if new != old {
+                entry.store(new);
+                changed = true;
+            }
+        }
+        if changed {
+            self.host.publish(table);
+        }
+        changed
+    }
+
+    /// Cuts off the table that `entry` leads to if it maps nothing.
+    fn unlink_if_empty(&self, entry: Entry<'_>) {
+        let Decoded::Table(at) = entry.read().decode(entry.level) else { return };
+        let table = self.host.table(TablePhys::from_page(at));
+        let valid = |bits: u64| Stage2Descriptor::from_bits(bits).is_valid();
+        if !table.iter().any(|descriptor| valid(descriptor.load(Ordering::Relaxed))) {
+            entry.write(&self.host, Stage2Descriptor::INVALID);
+            self.retire(at);
+        }
+    }
+}
