@@ -20,6 +20,7 @@ pub mod fault;
 pub mod gic;
 pub mod guest_registers;
 pub mod hyp_registers;
+pub mod load_store;
 pub mod long_descriptor;
 pub mod psr;
 pub mod syndrome;
