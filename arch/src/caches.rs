@@ -4,7 +4,7 @@
 //! CLIDR says which levels exist and where coherency begins; CCSIDR, for the cache that CSSELR selects, how many sets and ways it
 //! has. DCISW, DCCSW and DCCISW take set, way and level in one word, whose layout depends on that shape.
 //!
-//! Source: ARM DDI 0406C.d, B4.1.20 (CLIDR), B4.1.19 (CCSIDR), B4.1.41 (CSSELR), B4.2.1 (set/way operand).
+//! Source: ARM DDI 0406C.d, B4.1 (CLIDR, CCSIDR, CSSELR), B4.2 (set/way operand).
 
 /// CLIDR, Cache Level ID Register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

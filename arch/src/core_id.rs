@@ -4,7 +4,7 @@
 //! MIDR names implementer, part and revision (`r<variant>p<revision>`); REVIDR marks errata that a given piece of silicon has
 //! fixed without a new revision. Each predicate here answers for one erratum by the number under which Arm published it.
 //!
-//! Source: ARM DDI 0406C.d, B4.1.105 (MIDR); Arm's Software Developers Errata Notices of Cortex-A15 and Cortex-A7;
+//! Source: ARM DDI 0406C.d, B4.1 (MIDR); Arm's Software Developers Errata Notices of Cortex-A15 and Cortex-A7;
 //! Arm's advice on CVE-2017-5715 for the branch predictors.
 
 /// MIDR, the Main ID Register.

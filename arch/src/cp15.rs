@@ -5,7 +5,7 @@
 //! (B3.13.6); a KVM client names the registers of CP15 by a 64-bit id (`KVM_REG_ARM | size | 0x000F << 16 | numbers`). CP14, the debug
 //! and trace registers, uses the same numbers in a space of its own: `dbg` has those names.
 //!
-//! Source: ARM DDI 0406C.d, B3.17 and B5.8 (tables of CP15 registers), B8.1.8 (timers), C6 (debug registers), C12.8
+//! Source: ARM DDI 0406C.d, B3.17 (tables of CP15 registers), B8.1 (timers), C11 (debug registers), C12
 //! (performance monitors); Cortex-A7 and Cortex-A15 TRMs for L2CTLR and L2ECTLR; ARM IHI 0069 for ICC_*.
 
 /// A 32-bit coprocessor register, as an MRC names it: `MRC p15, opc1, Rt, c<crn>, c<crm>, opc2`.

@@ -6,8 +6,7 @@
 //! at, and the new CPSR. The fault registers are apart, since an undefined instruction has none: [`dfsr`] and [`ifsr`]
 //! encode a fault in the format that the guest's TTBCR.EAE selects; DFAR or IFAR is the faulting virtual address.
 //!
-//! Source: ARM DDI 0406C.d, B1.8.3 (processor state on taking an exception), B1.9.2 (undefined instruction), B1.9.7 (prefetch
-//! abort), B1.9.8 (data abort), B4.1.51 (DFSR), B4.1.96 (IFSR).
+//! Source: ARM DDI 0406C.d, B1.8 (processor state on taking an exception), B1.9 (each exception), B4.1 (DFSR, IFSR).
 
 use crate::fault::FaultStatus;
 use crate::guest_registers::{Sctlr, Ttbcr};
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn vectors_and_links_of_the_manual() {
-        // Tables B1-3 (offsets), B1-6 and B1-7 (link: preferred return address plus an offset by state).
+        // B1.8: the tables of vector offsets, and of what is added to the preferred return address by state.
         let rows = [
             (
                 Exception::Undefined,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Fields of PL1's own registers that a hypervisor looks at or sets: SCTLR, TTBCR, FPEXC.
 //!
-//! Source: ARM DDI 0406C.d, B4.1.130 (SCTLR), B4.1.153 (TTBCR), B6.1.39 (FPEXC).
+//! Source: ARM DDI 0406C.d, B4.1 (SCTLR, TTBCR), B6.1 (FPEXC).
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// SCTLR, System Control Register (B4.1.130).
+    /// SCTLR, System Control Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Sctlr: u32 {
         /// The stage 1 MMU is on.
@@ -60,7 +60,7 @@ impl Sctlr {
 }
 
 bitflags! {
-    /// TTBCR, Translation Table Base Control Register (B4.1.153), with the fields of both formats.
+    /// TTBCR, Translation Table Base Control Register (B4.1), with the fields of both formats.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Ttbcr: u32 {
         /// N (short format), or T0SZ (long): where TTBR0's part ends.
@@ -97,7 +97,7 @@ impl Ttbcr {
 }
 
 bitflags! {
-    /// FPEXC, Floating-Point Exception Control register (B6.1.39).
+    /// FPEXC, Floating-Point Exception Control register (B6.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Fpexc: u32 {
         /// Invalid operation, trapped.

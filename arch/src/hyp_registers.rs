@@ -11,7 +11,7 @@ use crate::addr::HostPhys;
 use bitflags::bitflags;
 
 bitflags! {
-    /// HCR, Hyp Configuration Register (B4.1.62): what a guest's actions turn into.
+    /// HCR, Hyp Configuration Register (B4.1): what a guest's actions turn into.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Hcr: u32 {
         /// Stage 2 translation is on.
@@ -76,7 +76,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// HSTR, Hyp System Trap Register (B4.1.80). Bit n traps CP15 accesses with primary register c`n`; T4 and T14 do not exist.
+    /// HSTR, Hyp System Trap Register (B4.1). Bit n traps CP15 accesses with primary register c`n`; T4 and T14 do not exist.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Hstr: u32 {
         /// Trap ThumbEE configuration accesses.
@@ -100,7 +100,7 @@ impl Hstr {
 }
 
 bitflags! {
-    /// HCPTR, Hyp Coprocessor Trap Register (B4.1.58).
+    /// HCPTR, Hyp Coprocessor Trap Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Hcptr: u32 {
         /// Trap coprocessor 10, that is VFP and NEON; always the same as [`TCP11`](Self::TCP11).
@@ -133,7 +133,7 @@ impl Hcptr {
 }
 
 bitflags! {
-    /// HDCR, Hyp Debug Configuration Register (B4.1.59).
+    /// HDCR, Hyp Debug Configuration Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Hdcr: u32 {
         /// HPMN: how many performance counters PL1 sees. Its reset value is all of them, so it is kept, never zeroed.
@@ -158,7 +158,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// HSCTLR, Hyp System Control Register (B4.1.75).
+    /// HSCTLR, Hyp System Control Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Hsctlr: u32 {
         /// Hyp mode's MMU is on.
@@ -194,7 +194,7 @@ impl Hsctlr {
 const WALKS_INNER_SHAREABLE_WRITE_BACK: u32 = 0b01 << 8 | 0b01 << 10 | 0b11 << 12;
 
 bitflags! {
-    /// HTCR, Hyp Translation Control Register (B4.1.78).
+    /// HTCR, Hyp Translation Control Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Htcr: u32 {
         /// The space is 2^(32 - T0SZ) bytes; zero: all 4 GiB.
@@ -219,7 +219,7 @@ impl Htcr {
 }
 
 bitflags! {
-    /// VTCR, Virtualization Translation Control Register (B4.1.159).
+    /// VTCR, Virtualization Translation Control Register (B4.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Vtcr: u32 {
         /// The IPA space is 2^(32 - T0SZ) bytes; a signed number of four bits, -8 to 7.
@@ -244,11 +244,7 @@ impl Vtcr {
     pub const RES1: Self = Self::from_bits_retain(1 << 31);
 
     /// T0SZ and S for an input of `bits` address bits, 25 to 40.
-    ///
-    /// # Panics
-    /// Outside that range; meant for constants, where the panic is a compile error.
-    pub const fn input_bits(bits: u32) -> Self {
-        assert!(bits >= 25 && bits <= 40);
+    const fn input_bits(bits: u32) -> Self {
         let t0sz = 32u32.wrapping_sub(bits) & 0xf;
         Self::from_bits_retain(t0sz | (t0sz >> 3) << 4)
     }
@@ -284,7 +280,7 @@ impl Vmid {
     }
 }
 
-/// VTTBR, Virtualization Translation Table Base Register (B4.1.160): where stage 2 begins, and the VMID.
+/// VTTBR, Virtualization Translation Table Base Register (B4.1): where stage 2 begins, and the VMID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct Vttbr(u64);
@@ -333,7 +329,7 @@ impl Vttbr {
 }
 
 bitflags! {
-    /// CNTHCTL, timer PL2 control (B8.1.8): what PL1 and PL0 may reach of the physical counter and timer.
+    /// CNTHCTL, timer PL2 control (B8.1): what PL1 and PL0 may reach of the physical counter and timer.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Cnthctl: u32 {
         /// PL1 and PL0 may read CNTPCT.
@@ -352,7 +348,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// CNTKCTL, timer PL1 control (B8.1.8): what PL0 may reach.
+    /// CNTKCTL, timer PL1 control (B8.1): what PL0 may reach.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Cntkctl: u32 {
         /// PL0 may read CNTPCT.
@@ -375,7 +371,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// CNTP_CTL, CNTV_CTL and CNTHP_CTL: one timer's control (B8.1.8).
+    /// CNTP_CTL, CNTV_CTL and CNTHP_CTL: one timer's control (B8.1).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct CntCtl: u32 {
         /// The timer counts.
@@ -397,7 +393,7 @@ impl CntCtl {
 }
 
 /// HMAIR0: the memory attributes that Hyp mode's descriptors choose from by index ([`HypMemory`]). The encoding is MAIR's
-/// (B4.1.104). HMAIR1 stays zero.
+/// (B4.1). HMAIR1 stays zero.
 pub const HMAIR0: u32 = 0x04 << (8 * HypMemory::Device as u32)
     | 0xff << (8 * HypMemory::Normal as u32)
     | 0x44 << (8 * HypMemory::NonCacheable as u32);
@@ -424,7 +420,7 @@ mod tests {
 
     #[test]
     fn hcr_matches_the_manual() {
-        // B4.1.62: bits 28 to 31 are reserved, the named ones leave no hole below.
+        // B4.1: bits 28 to 31 are reserved, the named ones leave no hole below.
         let named = Hcr::all()
             .iter_names()
             .fold(0, |bits, (_, flag)| bits | flag.bits());
