@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The host of unit tests, on the developer's machine.
 //!
-//! It is stricter than a real one. A call that may sleep fails the test while a spin lock is held; so does a lock taken twice
-//! by one thread. Translation tables are watched as [`tables`] says. What is not given back by the time that the last
-//! handle goes is a leak and fails the test. What the hypervisor asked of the hardware is a list of [`Event`]s.
+//! It is stricter than a real one. A call that may sleep fails the test while a spin lock is held or interrupts are off; so
+//! does a lock taken twice by one thread. Translation tables are watched as [`tables`] says. What is not given back by the
+//! time that the last handle goes is a leak and fails the test. What the hypervisor asked of the hardware is a list of
+//! [`Event`]s.
 
 mod tables;
 
 use crate::host::{self, Lock, OutOfMemory, Resolved, Table, TablePhys, Unresolved, Wake};
+use crate::vgic::CpuInterface;
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use std::boxed::Box;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
@@ -57,6 +59,11 @@ struct Inner {
     cpu: AtomicUsize,
     cpus: AtomicUsize,
     midr: AtomicU32,
+    must_stop: AtomicBool,
+    signal_pending: AtomicBool,
+    yields: AtomicUsize,
+    timer_held: AtomicBool,
+    cpu_interface: StdMutex<CpuInterface>,
 }
 
 impl Drop for Inner {
@@ -100,6 +107,11 @@ impl Host {
             cpu: AtomicUsize::new(0),
             cpus: AtomicUsize::new(4),
             midr: AtomicU32::new(0x413f_c0f1),
+            must_stop: AtomicBool::new(false),
+            signal_pending: AtomicBool::new(false),
+            yields: AtomicUsize::new(0),
+            timer_held: AtomicBool::new(false),
+            cpu_interface: StdMutex::default(),
         }))
     }
 
@@ -165,6 +177,31 @@ impl Host {
         }
     }
 
+    /// Another thread's turn has come, until the next `yield_cpu`.
+    pub fn set_must_stop(&self) {
+        self.0.must_stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes a signal pending, or no longer. (A [`Waiter`] has its own.)
+    pub fn set_signal(&self, pending: bool) {
+        self.0.signal_pending.store(pending, Ordering::SeqCst);
+    }
+
+    /// How often `yield_cpu` was called.
+    pub fn yields(&self) -> usize {
+        self.0.yields.load(Ordering::SeqCst)
+    }
+
+    /// Whether the timer's interrupt is kept from firing.
+    pub fn is_timer_held(&self) -> bool {
+        self.0.timer_held.load(Ordering::SeqCst)
+    }
+
+    /// The virtual CPU interface's hardware: for the guest to acknowledge and end interrupts in.
+    pub fn with_cpu_interface<R>(&self, with: impl FnOnce(&mut CpuInterface) -> R) -> R {
+        with(&mut open(&self.0.cpu_interface))
+    }
+
     /// A TLB that holds nothing any more: for the Hyp map, whose flush is not the host's.
     pub fn forget_tlb(&self) {
         open(&self.0.tables).flush_all();
@@ -198,11 +235,13 @@ impl Host {
 thread_local! {
     /// The locks that this thread holds: address, and whether it spins.
     static HELD: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
+    static INTERRUPTS_OFF: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Fails the test where a sleep would be a bug.
 fn may_sleep() {
     HELD.with_borrow(|held| assert!(held.iter().all(|(_, spins)| !spins), "may sleep while a spin lock is held"));
+    assert!(!INTERRUPTS_OFF.get(), "may sleep while interrupts are off");
 }
 
 /// A lock that knows what its thread holds.
@@ -505,7 +544,45 @@ impl host::Host for Host {
         self.0.midr.load(Ordering::SeqCst)
     }
 
+    fn interrupts_off(&self) {
+        assert!(!INTERRUPTS_OFF.replace(true), "interrupts are off already");
+    }
+
+    fn interrupts_on(&self) {
+        assert!(INTERRUPTS_OFF.replace(false), "interrupts are on already");
+    }
+
+    fn must_stop(&self) -> bool {
+        self.0.must_stop.load(Ordering::SeqCst) || self.signal_pending()
+    }
+
+    fn signal_pending(&self) -> bool {
+        self.0.signal_pending.load(Ordering::SeqCst)
+    }
+
+    fn yield_cpu(&self) {
+        may_sleep();
+        self.0.must_stop.store(false, Ordering::SeqCst);
+        self.0.yields.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn load_cpu_interface(&self, interface: &CpuInterface) {
+        assert!(INTERRUPTS_OFF.get());
+        *open(&self.0.cpu_interface) = *interface;
+    }
+
+    fn store_cpu_interface(&self, interface: &mut CpuInterface) {
+        assert!(INTERRUPTS_OFF.get());
+        *interface = *open(&self.0.cpu_interface);
+    }
+
+    fn hold_timer_interrupt(&self, hold: bool) {
+        assert!(INTERRUPTS_OFF.get());
+        self.0.timer_held.store(hold, Ordering::SeqCst);
+    }
+
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
+        assert!(INTERRUPTS_OFF.get());
         let guest = open(&self.0.guest).take();
         let mut guest = guest.expect("a test that enters the guest sets one");
         let exit = guest(context);
@@ -525,6 +602,11 @@ impl host::Host for Host {
     fn flush_all(&self) {
         self.event(Event::FlushAll);
         open(&self.0.tables).flush_all();
+    }
+
+    fn complete_flush(&self) {
+        may_sleep();
+        open(&self.0.tables).complete_flush();
     }
 
     fn exit_all_guests(&self) {

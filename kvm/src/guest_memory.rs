@@ -14,7 +14,7 @@
 //!
 //! Two locks: `changes` lets one slot change happen at a time and may be held over sleep; `state` is the spin lock under
 //! which tables and slots are looked at and changed. Ranges are worked on in bounded pieces, `state` taken anew for each,
-//! the TLBs flushed before it is let go.
+//! the TLBs flushed before it is let go and the flush completed after.
 //!
 //! Source: ARM DDI 0406C.d, B2.2 (caches, point of coherency), B3.10.1 (TLB maintenance).
 
@@ -177,8 +177,13 @@ impl<H: Host> GuestMemory<H> {
         if mapping.access.write && access == Access::Write {
             state.slots.mark_dirty(&view);
         }
-        match state.stage2.map(mapping.size.base(ipa), mapping, cache, &self.vmid) {
-            Ok(()) => Ok(FaultOutcome::Mapped),
+        let result = state.stage2.map(mapping.size.base(ipa), mapping, cache, &self.vmid);
+        drop(state);
+        match result {
+            Ok(unfinished) => {
+                unfinished.finish();
+                Ok(FaultOutcome::Mapped)
+            }
             Err(MapError::NoTable) => Err(Unresolved::OutOfMemory),
             // The host named memory that stage 2 cannot express.
             Err(MapError::Unaligned) => Err(Unresolved::Fault),
@@ -199,7 +204,7 @@ impl<H: Host> GuestMemory<H> {
     }
 
     /// The process's memory in `range` is about to change: afterwards the guest reaches none of it, and none is mapped
-    /// until the matching [`Self::invalidate_end`]. Never sleeps.
+    /// until the matching [`Self::invalidate_end`]. Never sleeps; interrupts are on, as for all notifiers here.
     pub fn invalidate_begin(&self, range: Range<HostVirt>) {
         {
             let mut state = self.state.lock();
@@ -279,7 +284,9 @@ impl<H: Host> GuestMemory<H> {
         while !range.is_empty() {
             let mut state = self.state.lock();
             let flush = step(&mut state.stage2, &mut range);
-            state.stage2.flush(flush, &self.vmid);
+            let unfinished = state.stage2.flush(flush, &self.vmid);
+            drop(state);
+            unfinished.finish();
         }
     }
 
@@ -298,7 +305,9 @@ impl<H: Host> GuestMemory<H> {
             let Some((number, hva, mut part)) = found else { return };
             let before = part;
             let flush = step(&mut state.stage2, &mut part);
-            state.stage2.flush(flush, &self.vmid);
+            let unfinished = state.stage2.flush(flush, &self.vmid);
+            drop(state);
+            unfinished.finish();
             (slot, start) = match hva.checked_add(part.done_since(before) as u32) {
                 Some(next) if !part.is_empty() => (number, next),
                 _ => (number.saturating_add(1), range.start),

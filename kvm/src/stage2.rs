@@ -9,8 +9,9 @@
 //! Hardware walks the tables while they change, and keeps in TLBs what it found, pointers to tables included. So no live
 //! entry becomes another one that maps differently but by way of an invalid one and a flush (B3.10.1), and a table that
 //! was cut off is *retired*: in a list, threaded through its own first entry (an aligned address reads as an invalid
-//! descriptor), until the flush after which no walk can reach it. Methods that change entries hand back a [`Flush`], which
-//! must be paid with [`Stage2::flush`] before the lock is left.
+//! descriptor), until the flush after which no walk can reach it. Methods that change entries of a range hand back a
+//! [`Flush`], which must be paid with [`Stage2::flush`] before the lock is left. A flush on every CPU may need more than
+//! can be done under a spin lock ([`Host::complete_flush`]): that, and freeing what was retired, is [`Unfinished`].
 //!
 //! Source: ARM DDI 0406C.d, B3.6 (format, concatenated tables), B3.10.1 (TLB maintenance).
 
@@ -108,6 +109,34 @@ impl Flush {
     }
 }
 
+/// What a flush leaves to do once the lock is left. Dropping it does it.
+#[must_use = "to be dropped once the lock is left, and before what was unmapped is used for something else"]
+pub struct Unfinished<H: Host> {
+    host: H,
+    flushed: bool,
+    retired: Option<TablePhys>,
+}
+
+impl<H: Host> Unfinished<H> {
+    /// Waits until no CPU uses what was flushed, and frees tables. No spin lock is held and interrupts are on.
+    pub fn finish(self) {}
+}
+
+impl<H: Host> Drop for Unfinished<H> {
+    fn drop(&mut self) {
+        if self.flushed {
+            self.host.complete_flush();
+        }
+        while let Some(at) = self.retired.take() {
+            let page = self.host.reclaim(at);
+            let next = HostPhys::new(page.table()[0].load(Ordering::Relaxed));
+            if next != HostPhys::default() {
+                self.retired = Some(TablePhys::from_page(next));
+            }
+        }
+    }
+}
+
 /// Tables in store, for use where allocation is impossible. One a vCPU.
 pub struct TableCache<H: Host>([Option<H::TablePage>; 2]);
 
@@ -173,8 +202,10 @@ impl Entry<'_> {
 pub struct Stage2<H: Host> {
     host: H,
     roots: [H::TablePage; 2],
-    /// The newest table that was cut off since the last flush.
+    /// The newest table that was cut off and is not in an [`Unfinished`] yet.
     retired: Cell<Option<TablePhys>>,
+    /// There was a flush that is not in an [`Unfinished`] yet.
+    flushed: Cell<bool>,
 }
 
 impl<H: Host> Stage2<H> {
@@ -184,7 +215,7 @@ impl<H: Host> Stage2<H> {
         for root in &roots {
             host.publish(root.table());
         }
-        Ok(Self { host, roots, retired: Cell::new(None) })
+        Ok(Self { host, roots, retired: Cell::new(None), flushed: Cell::new(false) })
     }
 
     /// Where the first tables lie, for VTTBR.
@@ -192,11 +223,12 @@ impl<H: Host> Stage2<H> {
         self.roots[0].phys()
     }
 
-    /// Drops the TLB entries that `flush` owes on every CPU, and frees what was retired. Never sleeps.
-    pub fn flush(&mut self, flush: Flush, vmid: &VmidSlot) {
+    /// Drops the TLB entries that `flush` owes on every CPU. Never sleeps.
+    pub fn flush(&mut self, flush: Flush, vmid: &VmidSlot) -> Unfinished<H> {
         if flush.is_owed() {
             self.flush_now(vmid);
         }
+        self.unfinished()
     }
 
     /// What maps `ipa`.
@@ -225,7 +257,7 @@ impl<H: Host> Stage2<H> {
         mapping: Mapping,
         cache: &mut TableCache<H>,
         vmid: &VmidSlot,
-    ) -> Result<(), MapError> {
+    ) -> Result<Unfinished<H>, MapError> {
         let level = mapping.size.level();
         let memory = if mapping.device { Stage2Memory::Device } else { Stage2Memory::WriteBack };
         let leaf = Stage2Descriptor::leaf(mapping.phys, level, memory, mapping.access).ok_or(MapError::Unaligned)?;
@@ -242,7 +274,7 @@ impl<H: Host> Stage2<H> {
         };
         if mapping.size == Size::Block {
             self.replace(second, leaf, vmid);
-            return Ok(());
+            return Ok(self.unfinished());
         }
         match second.read().decode(Level::Two) {
             Decoded::Leaf(_) => self.split(second, ipa, leaf, cache.take()?, vmid)?,
@@ -254,7 +286,7 @@ impl<H: Host> Stage2<H> {
                 self.replace(third, leaf, vmid);
             }
         }
-        Ok(())
+        Ok(self.unfinished())
     }
 
     /// How many tables mapping a leaf of `level` at `ipa` takes.
@@ -363,24 +395,19 @@ impl<H: Host> Stage2<H> {
         fence(Ordering::SeqCst);
         if let Some(vttbr) = vmid.vttbr(self.base()) {
             self.host.flush_vmid(vttbr.bits());
+            self.flushed.set(true);
         }
-        self.free_retired();
     }
 
-    fn free_retired(&self) {
-        while let Some(at) = self.retired.take() {
-            let page = self.host.reclaim(at);
-            let next = HostPhys::new(page.table()[0].load(Ordering::Relaxed));
-            if next != HostPhys::default() {
-                self.retired.set(Some(TablePhys::from_page(next)));
-            }
-        }
+    /// To be called when all is flushed.
+    fn unfinished(&self) -> Unfinished<H> {
+        Unfinished { host: self.host.clone(), flushed: self.flushed.take(), retired: self.retired.take() }
     }
 }
 
 impl<H: Host> Drop for Stage2<H> {
     fn drop(&mut self) {
-        self.free_retired();
+        drop(self.unfinished());
         for root in &self.roots {
             for first in tables(root.table(), Level::One) {
                 let second = self.host.reclaim(first);

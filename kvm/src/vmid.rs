@@ -107,6 +107,7 @@ impl<H: Host> Vmids<H> {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.host.exit_all_guests();
         self.host.flush_all();
+        self.host.complete_flush();
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Tables {
     allocated: u64,
     /// Freed too early, unless the root goes as well: (root, page).
     dangling: Vec<(u64, u64)>,
+    /// There was a flush on every CPU, and its completion is owed.
+    incomplete: bool,
 }
 
 fn is_live(descriptor: u64) -> bool {
@@ -67,6 +69,7 @@ impl Tables {
 
     pub(super) fn free(&mut self, phys: HostPhys) {
         let page = phys.get();
+        assert!(!self.incomplete, "a table is freed before a flush is complete");
         let mut ancestors = self.parents(page);
         for _ in 0..2 {
             let above: Vec<u64> = ancestors.iter().flat_map(|parent| self.parents(*parent)).collect();
@@ -132,6 +135,7 @@ impl Tables {
     /// The TLB entries of the tree go.
     pub(super) fn flush(&mut self, root: HostPhys) {
         self.check_dangling();
+        self.incomplete = true;
         let roots = [root.get(), root.get() + PAGE_SIZE as u64];
         for page in self.reachable(&roots, false) {
             self.check_published(page);
@@ -148,6 +152,10 @@ impl Tables {
         for page in pages {
             self.flush_page(page);
         }
+    }
+
+    pub(super) fn complete_flush(&mut self) {
+        self.incomplete = false;
     }
 
     /// What a table that is in use says is what hardware was told.
@@ -172,6 +180,7 @@ impl Drop for Tables {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.check_dangling();
+            assert!(!self.incomplete, "a flush was never completed");
         }
     }
 }

@@ -36,7 +36,8 @@ impl Vm {
 
     fn map(&mut self, ipa: u64, mapping: Mapping) {
         self.cache.top_up(&self.host).unwrap();
-        self.stage2.map(Ipa::new(ipa), mapping, &mut self.cache, &self.vmid).unwrap();
+        let result = self.stage2.map(Ipa::new(ipa), mapping, &mut self.cache, &self.vmid);
+        result.unwrap_or_else(|why| panic!("{why:?}")).finish();
     }
 
     fn all(&mut self, range: IpaRange, step: impl Fn(&mut Stage2<fake::Host>, &mut IpaRange) -> Flush) -> bool {
@@ -44,7 +45,7 @@ impl Vm {
         while !range.is_empty() {
             let flush = step(&mut self.stage2, &mut range);
             owed |= flush.is_owed();
-            self.stage2.flush(flush, &self.vmid);
+            self.stage2.flush(flush, &self.vmid).finish();
         }
         owed
     }
@@ -234,7 +235,7 @@ fn what_cannot_be_mapped_is_refused() {
         (0, Mapping { phys: HostPhys::new(0x8000_1000), ..block(0, all) }),
         (0, Mapping { phys: HostPhys::new(1 << 40), ..page(0, all) }),
     ] {
-        let result = vm.stage2.map(Ipa::new(ipa), mapping, &mut vm.cache, &vm.vmid);
+        let result = vm.stage2.map(Ipa::new(ipa), mapping, &mut vm.cache, &vm.vmid).map(Unfinished::finish);
         assert_eq!(result, Err(MapError::Unaligned), "{ipa:#x} {mapping:?}");
     }
     assert_eq!(vm.leaves(), []);
@@ -264,7 +265,7 @@ fn without_memory_nothing_changes() {
             vm.host.allow_allocations(Some(have));
             assert!(vm.cache.top_up(&vm.host).is_err());
             let (tables, leaves) = (vm.host.live_tables(), vm.leaves());
-            let result = vm.stage2.map(Ipa::new(ipa), mapping, &mut vm.cache, &vm.vmid);
+            let result = vm.stage2.map(Ipa::new(ipa), mapping, &mut vm.cache, &vm.vmid).map(Unfinished::finish);
             assert_eq!(result, Err(MapError::NoTable));
             assert_eq!((vm.host.live_tables(), vm.leaves()), (tables, leaves));
         }
