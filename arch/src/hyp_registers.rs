@@ -476,6 +476,19 @@ mod tests {
     }
 
     #[test]
+    fn vttbr_refuses_what_it_cannot_hold() {
+        for base in [0x1000, 1 << 40, 0x4000_1000, 1] {
+            assert_eq!(
+                Vttbr::new(HostPhys::new(base), Vmid::HOST),
+                None,
+                "{base:#x}"
+            );
+        }
+        let vttbr = Vttbr::new(HostPhys::new(0x4000_2000), Vmid::new(0xa5)).unwrap();
+        assert_eq!(vttbr.bits(), 0x00a5_0000_4000_2000);
+    }
+
+    #[test]
     fn timer_line() {
         for bits in 0..8 {
             let ctl = CntCtl::from_bits_retain(bits);

@@ -107,6 +107,14 @@ fn a_level_3_block_is_reserved() {
 }
 
 #[test]
+fn a_block_has_512_parts() {
+    let at = HostPhys::new(0x4000_0000);
+    let block = Stage2Descriptor::block(at, Stage2Memory::WriteBack, Stage2Access::ALL).unwrap();
+    assert!(block.part(Level::Two, 511).is_some());
+    assert_eq!(block.part(Level::Two, 512), None);
+}
+
+#[test]
 fn break_before_make() {
     let at = HostPhys::new(0x4000_0000);
     let wb = Stage2Memory::WriteBack;
@@ -117,6 +125,9 @@ fn break_before_make() {
     let level = Level::Three;
     assert!(page.needs_break(other, level));
     assert!(page.needs_break(device, level));
+    let uncached =
+        Stage2Descriptor::page(at, Stage2Memory::NonCacheable, Stage2Access::ALL).unwrap();
+    assert!(page.needs_break(uncached, level));
     assert!(!page.needs_break(read_only, level) && !read_only.needs_break(page, level));
     assert!(!page.needs_break(page.with_accessed(false), level));
     assert!(!page.needs_break(page.with_software(5), level));
