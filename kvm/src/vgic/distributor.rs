@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The distributor's registers.
+//!
+//! Most are arrays with a field for each interrupt: one bit, two, or a byte. The table [`BLOCKS`] says where each array
+//! stands, how wide its fields are and which accesses reach it; an access is cut into fields, and [`Vgic::read_field`] and
+//! [`Vgic::write_field`] say what one means. What the table does not know (holes, identification registers, accesses of
+//! another width or alignment) reads as zero and ignores writes, and so do fields of interrupts that the VM does not have.
+//!
+//! Source: ARM IHI 0048B, 4.1.4 (access widths) and 4.3.
+
+use super::sgi::Request;
+use super::{Interrupt, Kicks, Vgic};
+use crate::vgic::interrupt::PRIORITY_MASK;
+use arch::gic::{PRIVATE_IRQS, SGIS, gicd};
+use core::ops::DerefMut;
+
+/// A register, or an array of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Register {
+    Control,
+    Type,
+    Implementer,
+    Group,
+    SetEnable,
+    ClearEnable,
+    SetPending,
+    ClearPending,
+    SetActive,
+    ClearActive,
+    Priority,
+    Targets,
+    Configuration,
+    SendSgi,
+    ClearSgiPending,
+    SetSgiPending,
+}
+
+/// Where a register stands and how it is reached.
+struct Block {
+    register: Register,
+    /// First byte.
+    base: u32,
+    /// Bytes.
+    size: u32,
+    /// Bits of an interrupt's field as a power of two: 1, 2 or 8, or 32 where the register is not about interrupts.
+    log2_bits: u32,
+    /// Can be reached by bytes; always by words.
+    bytes: bool,
+}
+
+const fn word(register: Register, base: u32) -> Block {
+    Block { register, base, size: 4, log2_bits: 5, bytes: false }
+}
+
+const fn array(register: Register, base: u32, log2_bits: u32) -> Block {
+    Block { register, base, size: (1024 / 8) << log2_bits, log2_bits, bytes: log2_bits == 3 }
+}
+
+const fn sgi_array(register: Register, base: u32) -> Block {
+    Block { register, base, size: SGIS as u32, log2_bits: 3, bytes: true }
+}
+
+const BLOCKS: [Block; 16] = [
+    array(Register::Priority, gicd::IPRIORITYR, 3),
+    array(Register::SetEnable, gicd::ISENABLER, 0),
+    array(Register::ClearEnable, gicd::ICENABLER, 0),
+    word(Register::SendSgi, gicd::SGIR),
+    array(Register::SetPending, gicd::ISPENDR, 0),
+    array(Register::ClearPending, gicd::ICPENDR, 0),
+    array(Register::SetActive, gicd::ISACTIVER, 0),
+    array(Register::ClearActive, gicd::ICACTIVER, 0),
+    array(Register::Targets, gicd::ITARGETSR, 3),
+    array(Register::Configuration, gicd::ICFGR, 1),
+    array(Register::Group, gicd::IGROUPR, 0),
+    sgi_array(Register::ClearSgiPending, gicd::CPENDSGIR),
+    sgi_array(Register::SetSgiPending, gicd::SPENDSGIR),
+    word(Register::Control, gicd::CTLR),
+    word(Register::Type, gicd::TYPER),
+    word(Register::Implementer, gicd::IIDR),
+];
+
+/// An access that reaches a register: `count` fields from number `first` on.
+struct Access {
+    register: Register,
+    first: u32,
+    count: u32,
+    log2_bits: u32,
+}
+
+impl Access {
+    /// Finds what an access of `len` bytes at `offset` reaches.
+    fn at(offset: u32, len: u32) -> Option<Self> {
+        if !matches!(len, 1 | 4) || !offset.is_multiple_of(len) {
+            return None;
+        }
+        let block = BLOCKS.iter().find(|block| offset.wrapping_sub(block.base) < block.size)?;
+        if len == 1 && !block.bytes {
+            return None;
+        }
+        let first = ((offset - block.base) * 8) >> block.log2_bits;
+        let count = (len * 8) >> block.log2_bits;
+        Some(Self { register: block.register, first, count, log2_bits: block.log2_bits })
+    }
+
+    /// The interrupts' numbers, each with the place of its field in the value.
+    fn fields(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let (first, log2_bits) = (self.first, self.log2_bits);
+        (0..self.count).map(move |index| (first + index, index << log2_bits))
+    }
+
+    fn field_mask(&self) -> u32 {
+        u32::MAX >> (32 - (1 << self.log2_bits))
+    }
+}
+
+/// GICD_IIDR as KVM has it: Arm's implementer code, product 'K', revision 2 (groups can be written).
+const IMPLEMENTER: u32 = 0x4b00_243b;
+
+impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
+    /// Whether an access to the distributor at this offset is about state that may be in the list registers of *other* vCPUs:
+    /// pending and active state of SPIs. For an exact answer the caller makes the VM's vCPUs leave the guest, and keeps them
+    /// out until the access is done. Without that, reads tell what was known at the last exit, and writes take effect when
+    /// the vCPU comes out, which the kick sees to.
+    ///
+    /// A guest that waits for another CPU's handler to end (Linux, in `synchronize_irq`) needs the exact answer.
+    pub fn needs_others_out(offset: u32) -> bool {
+        (gicd::ISPENDR..gicd::IPRIORITYR).contains(&offset) && offset % 0x80 >= PRIVATE_IRQS as u32 / 8
+    }
+
+    /// A vCPU's read of `len` bytes at `offset` of the distributor. The value stands in the lower bits.
+    pub fn dist_read(&self, vcpu: usize, offset: u32, len: u32) -> u32 {
+        let Some(access) = Access::at(offset, len) else { return 0 };
+        match access.register {
+            Register::Control => self.ctlr,
+            Register::Type => (self.nr_irqs as u32 / 32 - 1) | (self.nr_vcpus as u32 - 1) << 5,
+            Register::Implementer => IMPLEMENTER,
+            Register::SendSgi => 0,
+            register => access.fields().fold(0, |value, (intid, shift)| {
+                value
+                    | self
+                        .interrupt(vcpu, intid)
+                        .map_or(0, |interrupt| read_field(register, interrupt, intid, self.all_vcpus()) << shift)
+            }),
+        }
+    }
+
+    /// A vCPU's write of `len` bytes at `offset` of the distributor.
+    pub fn dist_write(&mut self, vcpu: usize, offset: u32, len: u32, value: u32) -> Kicks {
+        let Some(access) = Access::at(offset, len) else { return Kicks::NONE };
+        if vcpu >= self.nr_vcpus {
+            return Kicks::NONE;
+        }
+        match access.register {
+            Register::Control => {
+                let ctlr = value & 3;
+                if core::mem::replace(&mut self.ctlr, ctlr) == ctlr { Kicks::NONE } else { self.concerned() }
+            }
+            Register::Type | Register::Implementer => Kicks::NONE,
+            Register::SendSgi => Request::from_sgir(value).map_or(Kicks::NONE, |request| self.send_sgi(vcpu, request)),
+            register => {
+                let mask = access.field_mask();
+                access.fields().fold(Kicks::NONE, |kicks, (intid, shift)| {
+                    kicks | self.write_field(register, vcpu, intid, value >> shift & mask)
+                })
+            }
+        }
+    }
+
+    /// A write to one interrupt's field.
+    fn write_field(&mut self, register: Register, vcpu: usize, intid: u32, value: u32) -> Kicks {
+        // In registers of one bit each, zero changes nothing, except in IGROUPR.
+        let sgi = (intid as usize) < SGIS;
+        let private = (intid as usize) < PRIVATE_IRQS;
+        let all = self.all_vcpus();
+        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let before = *interrupt;
+        match register {
+            Register::Group => interrupt.group1 = value != 0,
+            Register::SetEnable => interrupt.enabled |= value != 0,
+            Register::ClearEnable => interrupt.enabled &= value == 0,
+            // SGIs have registers of their own for this, which know about sources.
+            Register::SetPending if !sgi => interrupt.latch |= value != 0,
+            Register::ClearPending if !sgi && value != 0 => {
+                interrupt.latch = false;
+                if let Some(loaded) = &mut interrupt.loaded {
+                    loaded.latch = false;
+                }
+            }
+            Register::SetActive | Register::ClearActive if value != 0 => {
+                let active = register == Register::SetActive;
+                let on = if private { vcpu } else { self.home_of(vcpu, intid) };
+                if let Some(interrupt) = self.interrupt_mut(vcpu, intid)
+                    && interrupt.reads_active() != active
+                {
+                    interrupt.order_active(active, on as u8);
+                    return self.settle(vcpu, intid);
+                }
+                return Kicks::NONE;
+            }
+            // Takes effect when it is next loaded: changing the priority of a pending interrupt may take its time (3.3).
+            Register::Priority => interrupt.priority = value as u8 & PRIORITY_MASK,
+            Register::Targets if !private => interrupt.targets = value as u8 & all,
+            // The upper bit of two; the lower is reserved. SGIs are edge-triggered for good, PPIs here level-sensitive.
+            Register::Configuration if !private => interrupt.edge = value & 2 != 0,
+            Register::ClearSgiPending => return self.clear_sources(vcpu, intid, value as u8),
+            Register::SetSgiPending => return self.set_sources(vcpu, intid, value as u8),
+            _ => return Kicks::NONE,
+        }
+        if *interrupt == before || register == Register::Priority { Kicks::NONE } else { self.settle(vcpu, intid) }
+    }
+
+    /// Where an SPI that software makes active is taken to be active: where it would go, or else here.
+    fn home_of(&self, vcpu: usize, intid: u32) -> usize {
+        self.interrupt(vcpu, intid).and_then(|interrupt| self.target(interrupt)).unwrap_or(vcpu)
+    }
+}
+
+/// What one interrupt's field reads.
+fn read_field(register: Register, interrupt: &Interrupt, intid: u32, all: u8) -> u32 {
+    match register {
+        Register::Group => interrupt.group1.into(),
+        Register::SetEnable | Register::ClearEnable => interrupt.enabled.into(),
+        Register::SetPending | Register::ClearPending => interrupt.reads_pending().into(),
+        Register::SetActive | Register::ClearActive => interrupt.reads_active().into(),
+        Register::Priority => interrupt.priority.into(),
+        // For private interrupts, the reader's own bit: Linux learns by it which CPU interface it has.
+        Register::Targets => (interrupt.targets & all).into(),
+        Register::Configuration => u32::from(interrupt.edge) << 1,
+        Register::ClearSgiPending | Register::SetSgiPending if (intid as usize) < SGIS => interrupt.sources.into(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Into the list registers and out of them.
+//!
+//! **In.** If all interrupts of the vCPU's queue fit, all are loaded. If not, the most urgent *pending* one always gets a
+//! register, for it may preempt whatever is active; then come active ones, most urgent first, since those end first; then
+//! more pending ones. For what stays outside:
+//!
+//! - pending: HCR.NPIE, so that the guest is left when no loaded one is pending any more. Until then the next to be
+//!   acknowledged is among the loaded ones, which are all more urgent. (HCR.UIE, "one or none valid", would not do: handlers
+//!   that stay active could keep the registers valid and a more urgent interrupt out.) As a group that the guest enables or
+//!   disables in its CPU interface changes who comes next, that too brings it out (HCR.VGrp0EIE and so on);
+//! - active: HCR.LRENPIE. The guest's end of such an interrupt finds no register and counts in HCR.EOICount; ends come in
+//!   order of running priority, so each concerns the most urgent active one outside. (With EOImode set it is the write to
+//!   GICV_DIR that counts, in any order; a caller that cares lets those exit and calls `Vgic::deactivate`.)
+//!
+//! A register asks for notice at the end of its interrupt (LR.EOI) where there is then something to see to: a level-sensitive
+//! interrupt's line must be sampled again, another source's request for the same SGI may follow (two must not be loaded at
+//! once), or a pending state was held back. An edge that came in while its interrupt is active is loaded as pending and
+//! active, and needs no notice; level-sensitive ones are never loaded so, as the line may fall before the end.
+//!
+//! **Out.** Active is what the register says. A pending bit that stands for a latch or an SGI's source goes back there,
+//! unless it was cleared from outside; one that stands for a line is forgotten, as the line itself tells. Registers keep the
+//! order that they were filled in, so nothing that is read from hardware serves as an index.
+//!
+//! Source: ARM IHI 0048B, 5.2 and 5.3.
+
+use super::{Interrupt, Kicks, Vgic};
+use crate::vgic::interrupt::Loaded;
+use arch::gic::{ListRegister, PRIVATE_IRQS, SGIS, gich};
+use core::ops::DerefMut;
+
+/// List registers that are used at most. Cores have four.
+pub const LIST_REGISTERS: usize = 16;
+
+/// Ends that one exit can report: one for each list register, and all that HCR.EOICount can count.
+const ENDS: usize = LIST_REGISTERS + 31;
+
+/// A vCPU's virtual interface as the hardware has it.
+///
+/// Before the guest is entered write, in this order: `vmcr`, `apr`, `lr[..used]`, zero to registers from `used` on that are
+/// not zero already, and last `hcr`. After it was left read `vmcr` always and, if `used` is not zero or `hcr` has more than
+/// its lowest bit, also `hcr`, `apr` and `lr[..used]`; then write zero to HCR, which silences the maintenance interrupt. With
+/// `used` zero nothing can have become active, so `apr` did not rise; it can have fallen only if `hcr` had LRENPIE or the
+/// guest wrote to GICV_APR itself, so a caller that wants the latter reads it too.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct CpuInterface {
+    /// GICH_HCR: En, and what brings the guest out.
+    pub hcr: u32,
+    /// GICH_VMCR: the guest's GICV_CTLR, PMR, BPR and ABPR. Zero after reset.
+    pub vmcr: u32,
+    /// GICH_APR: active priorities. Zero after reset.
+    pub apr: u32,
+    /// GICH_LR. Empty from `used` on.
+    pub lr: [ListRegister; LIST_REGISTERS],
+    /// How many list registers are in use, from the first on.
+    pub used: usize,
+}
+
+/// What [`Vgic::exit`] found.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Exit {
+    /// Other vCPUs that must look: an interrupt has become theirs.
+    pub kicks: Kicks,
+    ended: [u16; ENDS],
+    count: usize,
+}
+
+impl Default for Exit {
+    fn default() -> Self {
+        Self { kicks: Kicks::NONE, ended: [0; ENDS], count: 0 }
+    }
+}
+
+impl Exit {
+    /// Level-sensitive SPIs that the guest ended: whoever drives such a line by an edge-like source samples it again now
+    /// (an irqfd with resampling).
+    pub fn ended(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ended.iter().take(self.count).map(|&intid| intid.into())
+    }
+
+    pub(super) fn push_ended(&mut self, intid: u32) {
+        if intid as usize >= PRIVATE_IRQS
+            && let Some(slot) = self.ended.get_mut(self.count)
+        {
+            *slot = intid as u16;
+            self.count += 1;
+        }
+    }
+}
+
+/// Whether the CPU interface with this VMCR would let a pending interrupt through: its group is enabled, and it is more
+/// urgent than the mask. The running priority is not looked at.
+pub(super) fn passes_interface(interrupt: &Interrupt, vmcr: u32) -> bool {
+    group_enabled(interrupt, vmcr) && u32::from(interrupt.priority >> 3) < vmcr >> gich::VMCR_PMR_SHIFT
+}
+
+fn group_enabled(interrupt: &Interrupt, vmcr: u32) -> bool {
+    vmcr & if interrupt.group1 { gich::VMCR_GRP1_EN } else { gich::VMCR_GRP0_EN } != 0
+}
+
+/// The most urgent of many interrupts, in order.
+struct Choice {
+    /// Sort key above, interrupt number in the lower ten bits.
+    keys: [u32; LIST_REGISTERS],
+    /// How many were offered.
+    offered: usize,
+}
+
+impl Choice {
+    const fn new() -> Self {
+        Self { keys: [u32::MAX; LIST_REGISTERS], offered: 0 }
+    }
+
+    fn offer(&mut self, rank: u32, intid: u32) {
+        self.offered += 1;
+        let mut key = rank << 10 | intid;
+        for slot in &mut self.keys {
+            if key < *slot {
+                core::mem::swap(slot, &mut key);
+            }
+        }
+    }
+
+    /// The `count` most urgent, at most as many as there are list registers and as were offered.
+    fn best(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
+        self.keys.iter().take(count.min(self.offered)).map(|key| key & 0x3ff)
+    }
+}
+
+impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
+    /// Prepares a vCPU's entry into the guest: fills `cpu.lr`, `cpu.used` and `cpu.hcr`. `cpu.vmcr` and `cpu.apr` stay what
+    /// the last exit brought. [`Self::exit`] must follow before anybody else enters with this vCPU; where it did not, what
+    /// `cpu` still holds is taken back first.
+    pub fn enter(&mut self, vcpu: usize, cpu: &mut CpuInterface) {
+        if self.vcpus.get(vcpu).is_some_and(|state| state.used != 0) {
+            let _ = self.exit(vcpu, cpu);
+        }
+        cpu.lr = [ListRegister::EMPTY; LIST_REGISTERS];
+        cpu.used = 0;
+        cpu.hcr = gich::HCR_EN;
+        let Some(state) = self.vcpus.get(vcpu) else { return };
+        if state.queue.is_empty() {
+            return;
+        }
+
+        let mut active = Choice::new();
+        let mut pending = Choice::new();
+        for intid in state.queue.iter() {
+            let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
+            let rank = u32::from(interrupt.priority >> 3);
+            if interrupt.active {
+                active.offer(rank, intid);
+            } else if self.deliverable(interrupt, vcpu) {
+                // Those that the CPU interface holds back by group must not keep others out.
+                pending.offer(rank | u32::from(!group_enabled(interrupt, cpu.vmcr)) << 5, intid);
+            }
+        }
+        let room_beside_active = self.list_registers.saturating_sub(active.offered);
+        let load_pending = pending.offered.min(room_beside_active.max(1));
+        let load_active = active.offered.min(self.list_registers - load_pending);
+        if pending.offered > load_pending {
+            cpu.hcr |= gich::HCR_NPIE;
+            cpu.hcr |= if cpu.vmcr & gich::VMCR_GRP0_EN != 0 { gich::HCR_VGRP0DIE } else { gich::HCR_VGRP0EIE };
+            cpu.hcr |= if cpu.vmcr & gich::VMCR_GRP1_EN != 0 { gich::HCR_VGRP1DIE } else { gich::HCR_VGRP1EIE };
+        }
+        if active.offered > load_active {
+            cpu.hcr |= gich::HCR_LRENPIE;
+        }
+        // While pending ones wait outside, NPIE must mean that of the loaded ones none can be acknowledged: no register may be
+        // pending because it is pending and active.
+        let all_pending_loaded = pending.offered == load_pending;
+        for intid in pending.best(load_pending) {
+            self.load(vcpu, intid, all_pending_loaded, cpu);
+        }
+        for intid in active.best(load_active) {
+            self.load(vcpu, intid, all_pending_loaded, cpu);
+        }
+    }
+
+    /// Puts one interrupt into the next list register.
+    fn load(&mut self, vcpu: usize, intid: u32, may_be_both: bool, cpu: &mut CpuInterface) {
+        let Some(interrupt) = self.interrupt(vcpu, intid) else { return };
+        // Another acknowledgement after the one under way is wanted, and from here.
+        let again = Interrupt { active: false, ..*interrupt };
+        let again = interrupt.active && self.deliverable(&again, vcpu);
+        let is_sgi = (intid as usize) < SGIS;
+        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return };
+
+        let mut lr = ListRegister::new(intid, interrupt.priority)
+            .with_group1(interrupt.group1)
+            .with_active(interrupt.active)
+            .with_pending(!interrupt.active);
+        let mut latch = false;
+        let mut notice = false;
+        if is_sgi {
+            let source = if interrupt.active {
+                u32::from(interrupt.active_source & 7)
+            } else {
+                interrupt.sources.trailing_zeros() & 7
+            };
+            lr = lr.with_source(source);
+            let this = 1 << source;
+            if !interrupt.active || (again && may_be_both && interrupt.sources == this) {
+                lr = lr.with_pending(true);
+                latch = true;
+                interrupt.sources &= !this;
+            }
+            notice = interrupt.sources != 0;
+        } else if !interrupt.active {
+            latch = core::mem::take(&mut interrupt.latch);
+            notice = !interrupt.edge;
+        } else if again && interrupt.edge && interrupt.hardware.is_none() && may_be_both {
+            lr = lr.with_pending(true);
+            latch = core::mem::take(&mut interrupt.latch);
+        } else {
+            notice = again || !interrupt.edge;
+        }
+        match interrupt.hardware {
+            // A latch that was held back has no physical interrupt behind it that would fire again: notice is needed, which
+            // one tied to hardware cannot give. Its physical end is then left to `hw_active`.
+            Some(physical) if !(interrupt.active && interrupt.latch) => lr = lr.with_hardware(physical.into()),
+            _ if notice => lr = lr.with_eoi_notice(),
+            _ => {}
+        }
+        interrupt.loaded = Some(Loaded { vcpu: vcpu as u8, latch, active: None });
+
+        let Some(state) = self.vcpus.get_mut(vcpu) else { return };
+        if let (Some(slot), Some(register)) = (state.loaded.get_mut(state.used), cpu.lr.get_mut(state.used)) {
+            *slot = intid as u16;
+            *register = lr;
+            state.used += 1;
+            cpu.used = state.used;
+        }
+    }
+
+    /// Takes in what a stay in the guest did: the counterpart of [`Self::enter`], with what was read from the hardware. Must
+    /// come before any other call in the name of this vCPU.
+    pub fn exit(&mut self, vcpu: usize, cpu: &CpuInterface) -> Exit {
+        let mut exit = Exit::default();
+        let Some(state) = self.vcpus.get_mut(vcpu) else { return exit };
+        state.vmcr = cpu.vmcr;
+        let used = core::mem::take(&mut state.used);
+        let loaded = state.loaded;
+
+        // Before the registers are taken in, those not loaded are those that the ends counted can have meant.
+        for _ in 0..cpu.hcr >> gich::HCR_EOICOUNT_SHIFT {
+            let Some(intid) = self.first_active_outside(vcpu) else { break };
+            if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
+                interrupt.active = false;
+                if !interrupt.edge {
+                    exit.push_ended(intid);
+                }
+            }
+            exit.kicks |= self.settle(vcpu, intid);
+        }
+        for (&intid, lr) in loaded.iter().zip(&cpu.lr).take(used) {
+            let intid = u32::from(intid);
+            let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { continue };
+            let Some(stay) = interrupt.loaded.take() else { continue };
+            let level = !interrupt.edge;
+            let source = lr.source() as u8;
+            interrupt.active = lr.active();
+            if lr.active() {
+                interrupt.active_on = vcpu as u8;
+                interrupt.active_source = source;
+            }
+            if lr.pending() && stay.latch {
+                if (intid as usize) < SGIS {
+                    interrupt.sources |= 1 << source;
+                } else {
+                    interrupt.latch = true;
+                }
+            }
+            if let Some(active) = stay.active {
+                interrupt.order_active(active, vcpu as u8);
+            }
+            if level && lr.eoi_notice() && !lr.valid() {
+                exit.push_ended(intid);
+            }
+            exit.kicks |= self.settle(vcpu, intid);
+        }
+        exit.kicks = exit.kicks.without(vcpu);
+        exit
+    }
+
+    /// The active interrupt in no list register that the guest's next uncounted end means.
+    fn first_active_outside(&self, vcpu: usize) -> Option<u32> {
+        let state = self.vcpus.get(vcpu)?;
+        let outside = |intid: &u32| {
+            self.interrupt(vcpu, *intid).is_some_and(|interrupt| interrupt.active && interrupt.loaded.is_none())
+        };
+        state
+            .queue
+            .iter()
+            .filter(outside)
+            .min_by_key(|&intid| self.interrupt(vcpu, intid).map_or(u8::MAX, |interrupt| interrupt.priority))
+    }
+
+    /// Everyone who has an interrupt queued, or loaded.
+    pub(super) fn concerned(&self) -> Kicks {
+        self.vcpus
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| !state.queue.is_empty() || state.used != 0)
+            .fold(Kicks::NONE, |kicks, (vcpu, _)| kicks | Kicks::one(vcpu))
+    }
+}

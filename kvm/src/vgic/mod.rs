@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The emulated GICv2 of a VM.
+//!
+//! A GICv2 has two halves. The *distributor* is emulated here in full: a guest's accesses to it exit, and
+//! [`Vgic::dist_read`] and [`Vgic::dist_write`] answer them. The *CPU interface* is hardware: what the guest finds at GICC
+//! is the virtual CPU interface GICV, where it acknowledges and ends interrupts without an exit. The two are joined by the
+//! *list registers* of GICH: before a vCPU enters the guest [`Vgic::enter`] fills them with the interrupts that concern it,
+//! and when it has left [`Vgic::exit`] reads back what became of them. Between those calls the hardware has the word about
+//! loaded interrupts; orders that others give meanwhile are noted beside them, and the vCPU is kicked to take them in.
+//!
+//! An interrupt concerns one vCPU at a time: the one it is active on, else the lowest-numbered of its targets (the choice
+//! that the 1-N model, section 3.2.3, leaves to the implementation). Each vCPU has a [`queue::Queue`] of the interrupts
+//! that are active on it or that it should take; every change of an interrupt's state ends in [`Vgic::settle`], which moves
+//! it to the right queue and says who must look. Who must look comes back as [`Kicks`]: the caller wakes those vCPUs if they
+//! sleep and makes them leave the guest if they run.
+//!
+//! There are few list registers (four in GIC-400) and many interrupts. What does not fit stays outside, and maintenance
+//! interrupts are asked for so that the guest is left in time: the module [`list_registers`] says how.
+//!
+//! There is no lock in here: the VM wraps it in one. Nothing in here depends on a guest's good will: any offset, length and
+//! value ends in some state of the machine above.
+//!
+//! Source: ARM IHI 0048B (GICv2). Where it leaves a choice, KVM's is taken: groups are stored and exist without Security
+//! Extensions, PPIs are level-sensitive, SGIs can be disabled, priorities have five bits.
+
+mod distributor;
+mod interrupt;
+mod list_registers;
+mod queue;
+mod sgi;
+
+pub use interrupt::Interrupt;
+pub use list_registers::{CpuInterface, Exit, LIST_REGISTERS};
+
+use arch::gic::{MAX_CPUS, MAX_IRQS, PRIVATE_IRQS, SGIS};
+use core::ops::{BitOr, BitOrAssign, DerefMut};
+use queue::Queue;
+
+/// A set of vCPUs that must look at their interrupts: to be woken if they wait, and to leave the guest if they run.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Kicks(u8);
+
+impl Kicks {
+    /// Nobody.
+    pub const NONE: Self = Self(0);
+
+    /// One vCPU. Numbers from eight on name nobody.
+    pub const fn one(vcpu: usize) -> Self {
+        Self(if vcpu < MAX_CPUS { 1 << vcpu } else { 0 })
+    }
+
+    /// Nobody is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this vCPU is in it.
+    pub const fn contains(self, vcpu: usize) -> bool {
+        self.0 & Self::one(vcpu).0 != 0
+    }
+
+    /// The same without one vCPU.
+    pub const fn without(self, vcpu: usize) -> Self {
+        Self(self.0 & !Self::one(vcpu).0)
+    }
+
+    /// The vCPUs' numbers, ascending.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        queue::bits(self.0.into()).map(|vcpu| vcpu as usize)
+    }
+}
+
+impl BitOr for Kicks {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Kicks {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// Why a [`Vgic`] could not be made, or a request to it makes no sense. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// Not 1 to 8 vCPUs, or a vCPU that the VM does not have.
+    Vcpu,
+    /// Not 64 to 1024 interrupts in a multiple of 32, or storage for fewer.
+    Size,
+    /// No such interrupt, or not one that this can be asked of: an SGI has no input, only a PPI is tied to hardware.
+    Interrupt,
+}
+
+/// What is kept for each vCPU besides its interrupts.
+#[derive(Clone, Copy, Debug)]
+struct Vcpu {
+    /// Interrupts that are active on it, and enabled pending ones that it should take.
+    queue: Queue,
+    /// GICH_VMCR when it last left the guest.
+    vmcr: u32,
+    /// Interrupts in its list registers, in their order.
+    loaded: [u16; LIST_REGISTERS],
+    /// How many of those.
+    used: usize,
+}
+
+/// The GICv2 of one VM. `S` holds the interrupts: [`Vgic::storage`] says how many.
+#[derive(Debug)]
+pub struct Vgic<S> {
+    /// GICD_CTLR: EnableGrp0 and EnableGrp1.
+    ctlr: u32,
+    /// Interrupts that TYPER announces, the private ones of one vCPU included.
+    nr_irqs: usize,
+    nr_vcpus: usize,
+    /// List registers that the hardware has and we use.
+    list_registers: usize,
+    vcpus: [Vcpu; MAX_CPUS],
+    /// 32 for each vCPU, then the SPIs.
+    interrupts: S,
+}
+
+impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
+    /// How many [`Interrupt`]s are to be stored for a VM with `vcpus` vCPUs and `nr_irqs` interrupts, the 32 private ones
+    /// counted once.
+    pub const fn storage(vcpus: usize, nr_irqs: usize) -> usize {
+        vcpus.saturating_mul(PRIVATE_IRQS).saturating_add(nr_irqs.saturating_sub(PRIVATE_IRQS))
+    }
+
+    /// A GICv2 in its reset state: distributor disabled, nothing pending, priorities zero, all in group 0.
+    ///
+    /// `vcpus` is 1 to 8; `nr_irqs` 64 to 1024 in a multiple of 32; `interrupts` has at least [`Self::storage`] elements,
+    /// whose contents do not matter; `list_registers` is what GICH_VTR says the hardware has.
+    pub fn new(vcpus: usize, nr_irqs: usize, interrupts: S, list_registers: usize) -> Result<Self, Invalid> {
+        if !(1..=MAX_CPUS).contains(&vcpus) {
+            return Err(Invalid::Vcpu);
+        }
+        let sound = (64..=1024).contains(&nr_irqs) && nr_irqs.is_multiple_of(32);
+        if !sound || interrupts.len() < Self::storage(vcpus, nr_irqs) {
+            return Err(Invalid::Size);
+        }
+        let vcpu = Vcpu { queue: Queue::EMPTY, vmcr: 0, loaded: [0; LIST_REGISTERS], used: 0 };
+        let mut vgic = Self {
+            ctlr: 0,
+            nr_irqs,
+            nr_vcpus: vcpus,
+            list_registers: list_registers.clamp(1, LIST_REGISTERS),
+            vcpus: [vcpu; MAX_CPUS],
+            interrupts,
+        };
+        for (index, interrupt) in vgic.interrupts.iter_mut().enumerate() {
+            let vcpu = (index / PRIVATE_IRQS) as u8;
+            *interrupt = match index % PRIVATE_IRQS {
+                _ if index >= vcpus * PRIVATE_IRQS => Interrupt::spi(),
+                intid if intid < SGIS => Interrupt::sgi(vcpu),
+                _ => Interrupt::ppi(vcpu),
+            };
+        }
+        Ok(vgic)
+    }
+
+    /// How many interrupts there are, the 32 private ones counted once.
+    pub fn nr_irqs(&self) -> usize {
+        self.nr_irqs
+    }
+
+    /// Drives an interrupt's input. `vcpu` says whose PPI; it does not matter for an SPI.
+    ///
+    /// A level-sensitive interrupt follows the line; an edge-triggered one becomes pending whenever `level` is true, and
+    /// false means nothing to it.
+    pub fn set_level(&mut self, vcpu: usize, intid: u32, level: bool) -> Result<Kicks, Invalid> {
+        if (intid as usize) < SGIS {
+            return Err(Invalid::Interrupt);
+        }
+        let interrupt = self.interrupt_mut(vcpu, intid).ok_or(Invalid::Interrupt)?;
+        let changed = if !interrupt.edge {
+            core::mem::replace(&mut interrupt.line, level) != level
+        } else {
+            level && !core::mem::replace(&mut interrupt.latch, true)
+        };
+        Ok(if changed { self.settle(vcpu, intid) } else { Kicks::NONE })
+    }
+
+    /// Ties a vCPU's PPI to a physical interrupt: when the guest deactivates the one, the hardware deactivates the other.
+    /// Takes effect when the vCPU next enters.
+    pub fn map_hw(&mut self, vcpu: usize, intid: u32, physical: u32) -> Result<(), Invalid> {
+        if !(SGIS as u32..PRIVATE_IRQS as u32).contains(&intid) || physical as usize >= MAX_IRQS {
+            return Err(Invalid::Interrupt);
+        }
+        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Vcpu)?.hardware = Some(physical as u16);
+        Ok(())
+    }
+
+    /// Ends what [`Self::map_hw`] began.
+    pub fn unmap_hw(&mut self, vcpu: usize, intid: u32) -> Result<(), Invalid> {
+        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Interrupt)?.hardware = None;
+        Ok(())
+    }
+
+    /// Whether the physical interrupt that this one is tied to must be *active* in the physical distributor while the vCPU
+    /// is loaded on a CPU: the guest has it, or has yet to take it, so it must not fire at the host again.
+    ///
+    /// To be asked out of the guest, after the line was sampled and before [`Self::enter`], and written wherever it differs
+    /// from what the physical distributor has; the guest's deactivation through a list register clears it in hardware.
+    pub fn hw_active(&self, vcpu: usize, intid: u32) -> bool {
+        self.interrupt(vcpu, intid)
+            .is_some_and(|interrupt| interrupt.hardware.is_some() && (interrupt.active || interrupt.reads_pending()))
+    }
+
+    /// Whether a vCPU that waits in WFI has something to wake up for: enabled, pending, forwarded, and past the priority mask
+    /// and the group enables of its CPU interface as they were at its last exit.
+    pub fn has_deliverable(&self, vcpu: usize) -> bool {
+        let Some(state) = self.vcpus.get(vcpu) else { return false };
+        state.queue.iter().any(|intid| {
+            self.interrupt(vcpu, intid).is_some_and(|interrupt| {
+                self.deliverable(interrupt, vcpu) && list_registers::passes_interface(interrupt, state.vmcr)
+            })
+        })
+    }
+
+    /// What a guest's write to GICV_DIR says, for a caller that lets the guest's accesses to that register (the second page
+    /// of the CPU interface) exit: the interrupt named in `value` is no longer active. Returns it in [`Exit`] as
+    /// [`Self::exit`] would.
+    ///
+    /// Unlike the hardware, this finds interrupts that are in no list register and SPIs that are active on another vCPU.
+    pub fn deactivate(&mut self, vcpu: usize, value: u32) -> Exit {
+        let intid = value & 0x3ff;
+        let mut exit = Exit::default();
+        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return exit };
+        if interrupt.reads_active() {
+            let level = !interrupt.edge;
+            interrupt.order_active(false, vcpu as u8);
+            if level {
+                exit.push_ended(intid);
+            }
+            exit.kicks = self.settle(vcpu, intid);
+        }
+        exit
+    }
+
+    /// Where an interrupt is stored.
+    fn index(&self, vcpu: usize, intid: u32) -> Option<usize> {
+        let intid = intid as usize;
+        if intid >= self.nr_irqs || intid >= MAX_IRQS || vcpu >= self.nr_vcpus {
+            None
+        } else if intid < PRIVATE_IRQS {
+            Some(vcpu * PRIVATE_IRQS + intid)
+        } else {
+            Some(self.nr_vcpus * PRIVATE_IRQS + intid - PRIVATE_IRQS)
+        }
+    }
+
+    /// An interrupt as a vCPU sees it. `None`: the VM has no such interrupt or vCPU.
+    fn interrupt(&self, vcpu: usize, intid: u32) -> Option<&Interrupt> {
+        self.interrupts.get(self.index(vcpu, intid)?)
+    }
+
+    /// The same, to be changed; [`Self::settle`] must follow where pending, active, enabled, group or targets changed.
+    fn interrupt_mut(&mut self, vcpu: usize, intid: u32) -> Option<&mut Interrupt> {
+        let index = self.index(vcpu, intid)?;
+        self.interrupts.get_mut(index)
+    }
+
+    /// The vCPU that an interrupt would be signalled to.
+    fn target(&self, interrupt: &Interrupt) -> Option<usize> {
+        match interrupt.targets {
+            // With one CPU, ITARGETSR does not say anything (4.3.12).
+            _ if self.nr_vcpus == 1 => Some(0),
+            0 => None,
+            targets => Some(targets.trailing_zeros() as usize),
+        }
+    }
+
+    /// The distributor forwards the interrupt to this vCPU: all conditions on this side of the CPU interface hold.
+    fn deliverable(&self, interrupt: &Interrupt, vcpu: usize) -> bool {
+        interrupt.signalled() && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu)
+    }
+
+    /// The distributor forwards interrupts of this one's group.
+    fn forwards(&self, interrupt: &Interrupt) -> bool {
+        self.ctlr & if interrupt.group1 { 2 } else { 1 } != 0
+    }
+
+    /// Follows up a change of an interrupt's state: puts it into the queue it now belongs to, and says who must look.
+    ///
+    /// A loaded interrupt stays where it is, and its vCPU must come out; [`Self::exit`] then settles it.
+    fn settle(&mut self, vcpu: usize, intid: u32) -> Kicks {
+        let Some(interrupt) = self.interrupt(vcpu, intid) else { return Kicks::NONE };
+        if let Some(loaded) = interrupt.loaded {
+            return Kicks::one(loaded.vcpu.into());
+        }
+        let home = if interrupt.active {
+            Some(interrupt.active_on.into())
+        } else if interrupt.signalled() {
+            self.target(interrupt)
+        } else {
+            None
+        };
+        let kicks = match home {
+            Some(home) if self.deliverable(interrupt, home) => Kicks::one(home),
+            _ => Kicks::NONE,
+        };
+        let before = interrupt.queued;
+        let after = home.map(|home| home as u8);
+        if before != after {
+            if let Some(state) = before.and_then(|vcpu| self.vcpus.get_mut(usize::from(vcpu))) {
+                state.queue.remove(intid);
+            }
+            if let Some(state) = after.and_then(|vcpu| self.vcpus.get_mut(usize::from(vcpu))) {
+                state.queue.insert(intid);
+            }
+            if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
+                interrupt.queued = after;
+            }
+        }
+        kicks
+    }
+}
