@@ -27,7 +27,7 @@ macro_rules! banked {
             ($name, {
                 fn read() -> u32 {
                     let value;
-                    // SAFETY: the bank is that of a mode other than Supervisor; reading it changes nothing.
+                    // SAFETY: the bank of a mode other than this, or this mode's SPSR; reading changes nothing.
                     unsafe { asm!(".arch_extension virt", concat!("mrs {}, ", $name), out(reg) value, options(nostack)) };
                     value
                 }
@@ -48,7 +48,7 @@ type Banked = (&'static str, fn() -> u32, fn(u32));
 const BANKS: [Banked; 20] = banked!(
     "SP_usr", "LR_usr", "SP_irq", "LR_irq", "SPSR_irq", "SP_abt", "LR_abt", "SPSR_abt", "SP_und",
     "LR_und", "SPSR_und", "r8_fiq", "r9_fiq", "r10_fiq", "r11_fiq", "r12_fiq", "SP_fiq", "LR_fiq",
-    "SPSR_fiq", "SPSR_svc"
+    "SPSR_fiq", "SPSR"
 );
 
 fn pattern(index: usize, salt: u32) -> u32 {
