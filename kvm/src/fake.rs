@@ -7,8 +7,11 @@
 //! [`Event`]s.
 
 mod tables;
+mod wait;
 
-use crate::host::{self, Lock, OutOfMemory, Resolved, Table, TablePhys, Unresolved, Wake};
+pub use wait::{Waiter, WakeTimer};
+
+use crate::host::{self, Lock, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use crate::vgic::CpuInterface;
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,11 +20,11 @@ use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
 use std::thread_local;
-use std::time::Duration;
 use std::vec::Vec;
 use tables::Tables;
+use wait::TimerState;
 
 /// What the hypervisor asked of the hardware or of other CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +173,7 @@ impl Host {
         self.0.counter.store(count, Ordering::SeqCst);
         let timers: Vec<_> = open(&self.0.timers).iter().filter_map(Weak::upgrade).collect();
         for timer in timers {
-            let due = open(&timer.due).take_if(|due| *due <= count).is_some();
-            if due {
-                host::Waiter::wake(&timer.waiter);
-            }
+            timer.fire_if_due(count);
         }
     }
 
@@ -351,105 +351,6 @@ impl Drop for ContextPage {
     }
 }
 
-#[derive(Default)]
-struct WaiterState {
-    /// Woken and not yet seen; signal pending.
-    flags: StdMutex<(bool, bool)>,
-    bell: Condvar,
-    wakes: AtomicUsize,
-    kicks: AtomicUsize,
-    on_sleep: StdMutex<Option<Box<dyn FnMut() + Send>>>,
-}
-
-/// Where a vCPU's thread sleeps. Clones are the same place.
-#[derive(Clone, Default)]
-pub struct Waiter(Arc<WaiterState>);
-
-impl Waiter {
-    /// How often it was woken.
-    pub fn wakes(&self) -> usize {
-        self.0.wakes.load(Ordering::SeqCst)
-    }
-
-    /// How often it was kicked.
-    pub fn kicks(&self) -> usize {
-        self.0.kicks.load(Ordering::SeqCst)
-    }
-
-    /// Makes a signal pending, or no longer.
-    pub fn set_signal(&self, pending: bool) {
-        open(&self.0.flags).1 = pending;
-        self.0.bell.notify_all();
-    }
-
-    /// Runs `on_sleep` each time that the thread is about to sleep: the world's chance to wake it, in a test with one thread.
-    pub fn on_sleep(&self, on_sleep: impl FnMut() + Send + 'static) {
-        *open(&self.0.on_sleep) = Some(Box::new(on_sleep));
-    }
-}
-
-impl host::Waiter for Waiter {
-    fn wait(&self, ready: impl Fn() -> bool) -> Wake {
-        may_sleep();
-        for _ in 0..1000 {
-            if ready() {
-                return Wake::Ready;
-            }
-            if open(&self.0.flags).1 {
-                return Wake::Signal;
-            }
-            if let Some(on_sleep) = open(&self.0.on_sleep).as_mut() {
-                on_sleep();
-            }
-            let flags = open(&self.0.flags);
-            if !flags.0 && !flags.1 {
-                drop(self.0.bell.wait_timeout(flags, Duration::from_millis(10)));
-            }
-            open(&self.0.flags).0 = false;
-        }
-        panic!("the vCPU's thread would sleep for ever");
-    }
-
-    fn wake(&self) {
-        self.0.wakes.fetch_add(1, Ordering::SeqCst);
-        open(&self.0.flags).0 = true;
-        self.0.bell.notify_all();
-    }
-
-    fn kick(&self) {
-        self.0.kicks.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-struct TimerState {
-    due: StdMutex<Option<u64>>,
-    waiter: Waiter,
-}
-
-/// A timer on the made-up clock: fires in [`Host::advance_to`], or at once when armed for the past.
-pub struct WakeTimer {
-    state: Arc<TimerState>,
-    host: Host,
-}
-
-impl WakeTimer {
-    /// What it is armed for.
-    pub fn due(&self) -> Option<u64> {
-        *open(&self.state.due)
-    }
-}
-
-impl host::WakeTimer for WakeTimer {
-    fn arm(&self, count: u64) {
-        *open(&self.state.due) = Some(count);
-        self.host.advance_to(host::Host::counter(&self.host));
-    }
-
-    fn cancel(&self) {
-        *open(&self.state.due) = None;
-    }
-}
-
 impl host::Host for Host {
     type Spin<T> = FakeLock<T, true>;
     type Mutex<T> = FakeLock<T, false>;
@@ -501,9 +402,9 @@ impl host::Host for Host {
 
     fn wake_timer(&self, waiter: &Waiter) -> Result<WakeTimer, OutOfMemory> {
         self.allocate()?;
-        let state = Arc::new(TimerState { due: StdMutex::new(None), waiter: waiter.clone() });
-        open(&self.0.timers).push(Arc::downgrade(&state));
-        Ok(WakeTimer { state, host: self.clone() })
+        let timer = WakeTimer::new(self, waiter);
+        open(&self.0.timers).push(timer.downgrade());
+        Ok(timer)
     }
 
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {

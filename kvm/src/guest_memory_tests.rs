@@ -206,6 +206,22 @@ fn huge_pages_become_blocks_where_all_fits() {
 }
 
 #[test]
+fn a_page_that_grows_to_a_block_brings_along_no_rights() {
+    let mut vm = Vm::with_ram(0);
+    vm.give(700, false);
+    assert_eq!(vm.fault(700, Access::Execute), Ok(FaultOutcome::Mapped));
+    assert_eq!(vm.access(700), rights(false, true));
+    for page in 512..1024 {
+        vm.host.set_page(hva(page), Ok(Resolved { block: true, ..resolved(page, true) }));
+    }
+    vm.host.take_events();
+    assert_eq!(vm.fault(700, Access::Write), Ok(FaultOutcome::Mapped));
+    // The rest of the block was not seen before: it may lie in caches, and instruction caches may hold what was there.
+    assert_eq!(vm.host.take_events()[0], Event::Clean(HostPhys::new(PHYS + BLOCK), BLOCK as usize));
+    assert_eq!(vm.access(701), rights(true, false));
+}
+
+#[test]
 fn a_change_of_the_hosts_mind_while_resolving_is_noticed() {
     let races: [fn(&GuestMemory<fake::Host>); 5] = [
         |memory| {

@@ -194,7 +194,7 @@ proptest! {
         for region in [
             region(slot, flags, ipa, bytes, hva),
             region(slot % 32, flags % 4, ipa & !4095, bytes & !4095, hva & !4095),
-            region(slot % 32, flags % 4, ipa & !4095 & (1 << 41) - 1, bytes & 0x7fff_f000, hva & 0x7fff_f000),
+            region(slot % 32, flags % 4, ipa & !4095 & ((1 << 41) - 1), bytes & 0x7fff_f000, hva & 0x7fff_f000),
         ] {
             let _any_answer = set(&mut slots, region);
         }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Where a vCPU's thread sleeps, and its timer, in tests.
+//!
+//! Most tests have one thread: what would wake the sleeper is done by [`Waiter::on_sleep`]. A thread that nothing wakes
+//! fails the test after a while.
+
+use super::{Host, may_sleep, open};
+use crate::host::{self, Waiter as _, Wake};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::boxed::Box;
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::time::Duration;
+
+#[derive(Default)]
+struct WaiterState {
+    /// Woken and not yet seen; signal pending.
+    flags: Mutex<(bool, bool)>,
+    bell: Condvar,
+    wakes: AtomicUsize,
+    kicks: AtomicUsize,
+    on_sleep: Mutex<Option<Box<dyn FnMut() + Send>>>,
+}
+
+/// Where a vCPU's thread sleeps. Clones are the same place.
+#[derive(Clone, Default)]
+pub struct Waiter(Arc<WaiterState>);
+
+impl Waiter {
+    /// How often it was woken.
+    pub fn wakes(&self) -> usize {
+        self.0.wakes.load(Ordering::SeqCst)
+    }
+
+    /// How often it was kicked.
+    pub fn kicks(&self) -> usize {
+        self.0.kicks.load(Ordering::SeqCst)
+    }
+
+    /// Makes a signal pending, or no longer.
+    pub fn set_signal(&self, pending: bool) {
+        open(&self.0.flags).1 = pending;
+        self.0.bell.notify_all();
+    }
+
+    /// Runs `on_sleep` each time that the thread is about to sleep: the world's chance to wake it, in a test with one thread.
+    pub fn on_sleep(&self, on_sleep: impl FnMut() + Send + 'static) {
+        *open(&self.0.on_sleep) = Some(Box::new(on_sleep));
+    }
+}
+
+impl host::Waiter for Waiter {
+    fn wait(&self, ready: impl Fn() -> bool) -> Wake {
+        may_sleep();
+        for _ in 0..1000 {
+            if ready() {
+                return Wake::Ready;
+            }
+            if open(&self.0.flags).1 {
+                return Wake::Signal;
+            }
+            if let Some(on_sleep) = open(&self.0.on_sleep).as_mut() {
+                on_sleep();
+            }
+            let flags = open(&self.0.flags);
+            if !flags.0 && !flags.1 {
+                drop(self.0.bell.wait_timeout(flags, Duration::from_millis(10)));
+            }
+            open(&self.0.flags).0 = false;
+        }
+        panic!("the vCPU's thread would sleep for ever");
+    }
+
+    fn wake(&self) {
+        self.0.wakes.fetch_add(1, Ordering::SeqCst);
+        open(&self.0.flags).0 = true;
+        self.0.bell.notify_all();
+    }
+
+    fn kick(&self) {
+        self.0.kicks.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+pub(super) struct TimerState {
+    due: Mutex<Option<u64>>,
+    waiter: Waiter,
+}
+
+/// A timer on the made-up clock: fires in [`Host::advance_to`], or at once when armed for the past.
+pub struct WakeTimer {
+    state: Arc<TimerState>,
+    host: Host,
+}
+
+impl TimerState {
+    pub(super) fn fire_if_due(&self, count: u64) {
+        // Waking may arm it again.
+        let due = open(&self.due).take_if(|due| *due <= count).is_some();
+        if due {
+            self.waiter.wake();
+        }
+    }
+}
+
+impl WakeTimer {
+    pub(super) fn new(host: &Host, waiter: &Waiter) -> Self {
+        let state = Arc::new(TimerState { due: Mutex::new(None), waiter: waiter.clone() });
+        Self { state, host: host.clone() }
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<TimerState> {
+        Arc::downgrade(&self.state)
+    }
+
+    /// What it is armed for.
+    pub fn due(&self) -> Option<u64> {
+        *open(&self.state.due)
+    }
+}
+
+impl host::WakeTimer for WakeTimer {
+    fn arm(&self, count: u64) {
+        *open(&self.state.due) = Some(count);
+        self.host.advance_to(host::Host::counter(&self.host));
+    }
+
+    fn cancel(&self) {
+        *open(&self.state.due) = None;
+    }
+}
