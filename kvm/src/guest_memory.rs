@@ -20,7 +20,7 @@
 
 use crate::host::{Host, Lock, OutOfMemory, Resolved, Unresolved};
 use crate::memslots::{Change, Memslots, Region, SLOTS, SlotError, View};
-use crate::stage2::{Flush, Found, IpaRange, MapError, Mapping, Size, Stage2, TableCache};
+use crate::stage2::{Flush, Found, IpaRange, MapError, Mapping, Size, Stage2, TableCache, Unfinished};
 use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::hyp_registers::Vttbr;
@@ -179,15 +179,22 @@ impl<H: Host> GuestMemory<H> {
         }
         let result = state.stage2.map(mapping.size.base(ipa), mapping, cache, &self.vmid);
         drop(state);
-        match result {
-            Ok(unfinished) => {
-                unfinished.finish();
-                Ok(FaultOutcome::Mapped)
-            }
-            Err(MapError::NoTable) => Err(Unresolved::OutOfMemory),
-            // The host named memory that stage 2 cannot express.
-            Err(MapError::Unaligned) => Err(Unresolved::Fault),
+        result.map(Unfinished::finish).map_err(unmappable)?;
+        Ok(FaultOutcome::Mapped)
+    }
+
+    /// Maps one page of a device that is the hardware's own, where no slot is. `cache` is the vCPU's. May sleep.
+    pub fn map_device(&self, ipa: Ipa, phys: HostPhys, cache: &mut TableCache<H>) -> Result<(), Unresolved> {
+        cache.top_up(&self.host).map_err(|OutOfMemory| Unresolved::OutOfMemory)?;
+        let access = Stage2Access { read: true, write: true, execute: false };
+        let mapping = Mapping { phys, size: Size::Page, device: true, access };
+        let mut state = self.state.lock();
+        if state.released {
+            return Err(Unresolved::Fault);
         }
+        let mapped = state.stage2.map(ipa.page(), mapping, cache, &self.vmid);
+        drop(state);
+        mapped.map(Unfinished::finish).map_err(unmappable)
     }
 
     /// Makes the memory that is about to be mapped the same for data, for instructions and for who uses no caches.
@@ -327,6 +334,15 @@ fn plan_mapping(ipa: Ipa, access: Access, view: &View, resolved: &Resolved) -> M
     let write = resolved.writable && !view.is_read_only() && (access == Access::Write || !view.logs());
     let access = Stage2Access { read: true, write, execute: access == Access::Execute };
     Mapping { phys, size, device: resolved.device, access }
+}
+
+/// Why a fault could not be answered.
+fn unmappable(error: MapError) -> Unresolved {
+    match error {
+        MapError::NoTable => Unresolved::OutOfMemory,
+        // The host named memory that stage 2 cannot express.
+        MapError::Unaligned => Unresolved::Fault,
+    }
 }
 
 /// Whether `found` gives the guest all the memory that `mapping` would, rights apart.

@@ -140,6 +140,20 @@ fn where_there_is_no_memory_there_is_mmio() {
 }
 
 #[test]
+fn a_device_of_the_hardware_is_mapped_once_and_uncached() {
+    let mut vm = Vm::new();
+    let (at, gicv) = (Ipa::new(0x0801_0000), HostPhys::new(0x2c00_6000));
+    for _vcpu in 0..2 {
+        assert_eq!(vm.memory.map_device(at, gicv, &mut vm.cache), Ok(()));
+    }
+    let access = rights(true, false).unwrap();
+    assert_eq!(vm.leaves()[0].mapping, Mapping { phys: gicv, size: Size::Page, device: true, access });
+    assert_eq!(vm.host.take_events(), []);
+    vm.memory.release();
+    assert_eq!(vm.memory.map_device(at, gicv, &mut vm.cache), Err(Unresolved::Fault));
+}
+
+#[test]
 fn what_the_process_lacks_is_an_error() {
     let mut vm = Vm::with_ram(0);
     assert_eq!(vm.fault(100, Access::Read), Err(Unresolved::Fault));
