@@ -8,14 +8,19 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod cp15;
 #[cfg(test)]
 pub mod fake;
 pub mod guest_memory;
 pub mod guest_registers;
 pub mod host;
 pub mod hyp_map;
+pub mod inject;
 pub mod memslots;
+pub mod mmio;
+pub mod one_reg;
 pub mod psci;
+pub mod reset;
 pub mod stage2;
 pub mod vgic;
 pub mod vmid;

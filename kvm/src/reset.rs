@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a vCPU is before its first instruction.
+//!
+//! `KVM_ARM_VCPU_INIT` puts a vCPU into the state of a core that leaves reset: Supervisor mode, everything masked, MMU and
+//! caches off. What the architecture leaves UNKNOWN is a pattern of [`registers`]. A vCPU that another powers on by PSCI starts
+//! from the same state, at the entry point and with the argument that the caller gave.
+//!
+//! Each vCPU is a core of a virtual machine that looks like clusters of four: MPIDR says which, L2CTLR how many there are.
+//!
+//! Source: ARM DDI 0406C.d, B1.9.1 (reset), B4.1.106 (MPIDR); Cortex-A15 TRM, 4.3.48 (L2CTLR) and 4.3.28 (ACTLR).
+
+use crate::cp15::registers::{self, Reset};
+use crate::cp15::{IdRegisters, Registers};
+use crate::psci::PowerOn;
+use crate::vtimer::PhysicalTimer;
+use arch::hyp_registers::Hcr;
+use arch::psr::{Mode, Psr};
+use hyp_abi::context::{Banks, Vfp};
+
+/// Which vCPU of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The vCPU's id, from 0.
+    pub vcpu: u32,
+    /// How many vCPUs the VM has now.
+    pub vcpus: u32,
+}
+
+/// CPSR after reset: Supervisor mode, asynchronous aborts, IRQs and FIQs masked, Arm state, little endian.
+pub const CPSR: Psr = Psr::in_mode(Mode::Svc).union(Psr::MASKED);
+
+/// HCR of a vCPU after reset. What is trapped, and why:
+/// - SMC: the host's firmware is not the guest's;
+/// - maintenance by set/way: see [`trap`](crate::cp15::trap);
+/// - WFI and WFE: another vCPU, or the host, can use the CPU;
+/// - ACTLR and implementation defined registers: they are the host's;
+/// - virtual memory registers: until the guest's caches are on.
+///
+/// Interrupts and asynchronous aborts go to Hyp mode and reach the guest as virtual ones; barriers and maintenance by
+/// the guest reach all CPUs it may run on, Inner Shareable; invalidation by set/way would clean as well, were it not trapped.
+pub const HCR: Hcr = Hcr::VM
+    .union(Hcr::SWIO)
+    .union(Hcr::FMO)
+    .union(Hcr::IMO)
+    .union(Hcr::AMO)
+    .union(Hcr::FB)
+    .union(Hcr::BSU_IS)
+    .union(Hcr::TWI)
+    .union(Hcr::TWE)
+    .union(Hcr::TSC)
+    .union(Hcr::TIDCP)
+    .union(Hcr::TAC)
+    .union(Hcr::TSW)
+    .union(Hcr::TVM);
+
+/// MPIDR\[31:30\]: the multiprocessor format, and whether the host is a uniprocessor.
+const MPIDR_FORMAT: u32 = 0b11 << 30;
+/// ACTLR.SMP: the core takes part in coherency. The same bit in Cortex-A7, A12, A15 and A17.
+const ACTLR_SMP: u32 = 1 << 6;
+/// L2CTLR\[25:24\]: the cores of the cluster, less one.
+const L2CTLR_CORES_SHIFT: u32 = 24;
+/// Cores in a cluster.
+const CLUSTER: u32 = 4;
+
+/// The MPIDR of a vCPU: the host's format bits, and an affinity that says cluster and core.
+pub const fn mpidr(host: u32, vcpu: u32) -> u32 {
+    let (cluster, core) = (vcpu / CLUSTER, vcpu % CLUSTER);
+    host & MPIDR_FORMAT | (cluster & 0xff) << 8 | core
+}
+
+/// ACTLR as a guest reads it: coherent if it has more than one vCPU.
+const fn actlr(host: u32, vcpus: u32) -> u32 {
+    if vcpus > 1 {
+        host | ACTLR_SMP
+    } else {
+        host & !ACTLR_SMP
+    }
+}
+
+/// L2CTLR as a guest reads it: how many cores its cluster has.
+const fn l2ctlr(host: u32, place: Place) -> u32 {
+    let first_of_cluster = place.vcpu / CLUSTER * CLUSTER;
+    let others = place
+        .vcpus
+        .saturating_sub(1)
+        .saturating_sub(first_of_cluster);
+    let others = if others < CLUSTER {
+        others
+    } else {
+        CLUSTER - 1
+    };
+    host & !(0b11 << L2CTLR_CORES_SHIFT) | others << L2CTLR_CORES_SHIFT
+}
+
+/// Resets a vCPU. What its VM gave it stays: VTTBR and the virtual counter's offset.
+pub fn reset(vcpu: &mut Registers<'_>, id: &IdRegisters, place: Place) {
+    let context = &mut *vcpu.context;
+    context.r = [0; 14];
+    context.pc = 0;
+    context.cpsr = CPSR.bits();
+    context.banks = Banks::default();
+    context.vfp = Vfp::default();
+    (context.timer.ctl, context.timer.cval) = (0, 0);
+    context.control.hcr = HCR.bits();
+    context.control.midr = id.midr;
+    context.control.vfp = id.vfp.is_some().into();
+    *vcpu.physical_timer = PhysicalTimer::default();
+    vcpu.emulated.orig_r0 = 0;
+    for row in &registers::TABLE {
+        if let Some((kept, reset)) = row.kept {
+            let value = match reset {
+                Reset::Value(value) => value,
+                Reset::Mpidr => mpidr(id.mpidr, place.vcpu).into(),
+                Reset::Actlr => actlr(id.actlr, place.vcpus).into(),
+                Reset::L2ctlr => l2ctlr(id.l2ctlr, place).into(),
+            };
+            (kept.set)(vcpu, value);
+        }
+    }
+}
+
+/// Resets a vCPU and sets it going as a PSCI call asked.
+pub fn power_on(vcpu: &mut Registers<'_>, id: &IdRegisters, place: Place, start: &PowerOn) {
+    reset(vcpu, id, place);
+    let mut cpsr = CPSR;
+    cpsr.set(Psr::T, start.entry & 1 == 1);
+    cpsr.set(Psr::E, start.big_endian);
+    let context = &mut *vcpu.context;
+    context.cpsr = cpsr.bits();
+    context.pc = start.entry & !1;
+    let [r0, ..] = &mut context.r;
+    *r0 = start.context_id;
+}
