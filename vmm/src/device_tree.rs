@@ -168,6 +168,7 @@ fn interrupts_and_timer(
     fdt.property_string("compatible", "arm,cortex-a15-gic")?;
     fdt.property_null("interrupt-controller")?;
     fdt.property_u32("#interrupt-cells", 3)?;
+    fdt.property_u32("#address-cells", 0)?;
     reg(fdt, &[&GICD, &GICC])?;
     fdt.property_phandle(GIC_PHANDLE)?;
     fdt.end_node(gic)?;
