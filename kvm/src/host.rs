@@ -5,6 +5,7 @@
 //! [`Host`]. The real one is the module's; the one in unit tests is `fake::Host`, on the developer's machine. A method
 //! exists because something here calls it, and says whether it may sleep.
 
+use crate::vgic::CpuInterface;
 use arch::addr::{HostPhys, HostVirt};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::AtomicU64;
@@ -168,14 +169,35 @@ pub trait Host: Clone {
     /// Reads the calling CPU's MIDR.
     fn midr(&self) -> u32;
 
+    /// Turns interrupts off on this CPU, which a thread then cannot leave.
+    fn interrupts_off(&self);
+    /// Turns interrupts on again; what waited is taken.
+    fn interrupts_on(&self);
+    /// Whether the thread is wanted: a signal is pending, or another thread's turn has come.
+    fn must_stop(&self) -> bool;
+    /// Whether a signal is pending for the thread.
+    fn signal_pending(&self) -> bool;
+    /// Lets other threads run, if it is their turn. May sleep.
+    fn yield_cpu(&self);
+    /// Writes a vCPU's virtual CPU interface to this CPU's hardware. Interrupts are off.
+    fn load_cpu_interface(&self, interface: &CpuInterface);
+    /// Reads it back and silences the hardware. Interrupts are off.
+    fn store_cpu_interface(&self, interface: &mut CpuInterface);
+    /// Keeps the virtual timer's physical interrupt from firing on this CPU: the guest that is entered next has it in flight.
+    /// Interrupts are off.
+    fn hold_timer_interrupt(&self, hold: bool);
+
     /// Runs the vCPU until something stops it. Interrupts are off.
     fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
-    /// Drops the TLB entries of a VMID on every CPU, A15 erratum 798181 seen to. Never sleeps.
+    /// Drops the TLB entries of a VMID on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
     fn flush_vmid(&self, vttbr: u64);
     /// Drops the TLB entries of a VMID on this CPU.
     fn flush_vmid_local(&self, vttbr: u64);
-    /// Drops the TLB entries of all VMIDs and instruction caches on every CPU. Never sleeps.
+    /// Drops the TLB entries of all VMIDs and instruction caches on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
     fn flush_all(&self);
+    /// What flushes on every CPU need besides where a core's erratum demands it (Cortex-A15 798181: a barrier on each). No spin
+    /// lock is held and interrupts are on; does not sleep.
+    fn complete_flush(&self);
     /// Makes every CPU that runs a guest leave it, and waits until each has. May sleep; interrupts are on.
     fn exit_all_guests(&self);
 }

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! KVM_RUN: a vCPU runs until its process is wanted.
+//!
+//! Each turn of the loop lets other threads have the CPU if it is their turn, sees that the vCPU is on and has a VMID, and then
+//! turns interrupts off and enters the guest, unless a last look says that something came up. What must not happen between that
+//! look and the guest (a VMID roll-over, a kick, a signal) makes itself known by an interrupt to this CPU, which waits
+//! until the guest is entered and then ends its stay at once.
+//!
+//! On the way in, timers drive their lines of the interrupt controller and pending interrupts go to list registers; on the way
+//! out the same is read back. With interrupts on again the exit is handled: here, or by the process.
+
+use crate::cp15::trap::{self, Outcome};
+use crate::cp15::Registers;
+use crate::guest_memory::{Access, FaultOutcome};
+use crate::host::{Host, Unresolved, Wake, Waiter};
+use crate::mmio::{self, Decoded, Pending};
+use crate::psci::{self, AFFINITY, Call, PowerOn, Version};
+use crate::reset::{self, Place};
+use crate::vcpu::{Power, Vcpu, VcpuState};
+use crate::vgic::{Interrupt, Kicks, Vgic};
+use crate::vm::{Hit, Hypervisor, IrqchipError, Vm};
+use crate::{guest_registers, inject, vtimer};
+use arch::condition::InstructionLength;
+use arch::fault::FaultStatus;
+use arch::syndrome::{self, DataAbort, Trap};
+use hyp_abi::context::ExitCode;
+use uapi::run::{
+    Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Mmio,
+};
+
+/// Why KVM_RUN returns to the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// With success, and this in `struct kvm_run`.
+    Exit(Exit),
+    /// A signal is pending, or the process asked not to enter (EINTR).
+    Interrupted,
+    /// The process's memory cannot be had (EFAULT, EHWPOISON, ENOMEM).
+    Unresolved(Unresolved),
+    /// The interrupt controller is not ready.
+    Irqchip(IrqchipError),
+    /// A load or store without a syndrome, where no memory is: it cannot be emulated (ENOSYS).
+    NoSyndrome,
+}
+
+/// What one exit asks for.
+enum Next {
+    /// Back into the guest.
+    Enter,
+    /// Back to the process.
+    Leave(Return),
+}
+
+/// A vCPU's turn.
+struct Run<'a, H: Host> {
+    hypervisor: &'a Hypervisor<H>,
+    vm: &'a Vm<H>,
+    vcpu: &'a Vcpu<H>,
+    number: usize,
+    state: &'a mut VcpuState<H>,
+}
+
+/// Runs vCPU `number` of `vm`, whose state the caller holds, on the calling thread, which is the process's. May sleep.
+///
+/// `answer` is what the process says to the access that the last return left pending, `immediate` that it wants no more than
+/// that to be done.
+pub fn run<H: Host>(
+    hypervisor: &Hypervisor<H>,
+    vm: &Vm<H>,
+    number: usize,
+    state: &mut VcpuState<H>,
+    answer: [u8; 8],
+    immediate: bool,
+) -> Return {
+    let Some(vcpu) = vm.vcpu(number) else { return Return::Irqchip(IrqchipError::Invalid) };
+    if let Some(pending) = state.pending.take() {
+        pending.finish(&mut state.context, answer);
+    }
+    if immediate {
+        return Return::Interrupted;
+    }
+    if let Err(error) = vm.prepare_to_run(hypervisor) {
+        return Return::Irqchip(error);
+    }
+    let mut turn = Run { hypervisor, vm, vcpu, number, state };
+    let result = turn.until_wanted();
+    turn.state.alarm.set(None);
+    result
+}
+
+impl<H: Host> Run<'_, H> {
+    fn until_wanted(&mut self) -> Return {
+        loop {
+            self.hypervisor.host.yield_cpu();
+            if self.hypervisor.host.signal_pending() {
+                return Return::Interrupted;
+            }
+            if !self.is_on() {
+                return Return::Interrupted;
+            }
+            self.hypervisor.vmids.assign(self.vm.memory.vmid());
+            let Some(code) = self.stay() else { continue };
+            if let Next::Leave(result) = self.handle(code) {
+                return result;
+            }
+        }
+    }
+
+    /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.
+    fn is_on(&mut self) -> bool {
+        if self.vcpu.power().off
+            && self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal
+        {
+            return false;
+        }
+        let start = self.vcpu.power().start.take();
+        if let Some(start) = start {
+            let id = &self.hypervisor.hardware.id;
+            let place = self.place();
+            reset::power_on(&mut self.state.registers(), id, place, &start);
+        }
+        true
+    }
+
+    fn place(&self) -> Place {
+        Place { vcpu: self.number as u32, vcpus: self.vm.vcpus().count() as u32 }
+    }
+
+    /// One stay in the guest. `None`: something came up before it was entered.
+    fn stay(&mut self) -> Option<ExitCode> {
+        let host = &self.hypervisor.host;
+        host.interrupts_off();
+        self.vcpu.set_in_guest(true);
+        let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
+        let vttbr = self.vm.memory.vttbr().filter(|_| current && !host.must_stop() && !self.vcpu.power().off);
+        let Some(vttbr) = vttbr else {
+            self.vcpu.set_in_guest(false);
+            host.interrupts_on();
+            return None;
+        };
+        self.state.context.control.vttbr = vttbr.bits();
+        self.state.context.timer.cntvoff = self.vm.counter_offset();
+        if self.vm.last_ran.note(host.cpu(), self.number as u32) {
+            host.flush_vmid_local(vttbr.bits());
+        }
+        self.load_interrupts();
+        let code = host.enter_guest(&mut self.state.context);
+        self.vcpu.set_in_guest(false);
+        let kicks = self.store_interrupts();
+        host.interrupts_on();
+        self.vm.kick(kicks);
+        Some(code)
+    }
+
+    /// Tells the interrupt controller the timers' levels where they changed.
+    fn sample_timers(&mut self) {
+        let now = self.hypervisor.host.counter();
+        let levels = [vtimer::asserted(&self.state.context.timer, now), self.state.physical_timer.asserted(now)];
+        let ppis = [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI];
+        for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
+            if *line != level {
+                *line = level;
+                // The kicks can only be for this vCPU, which is here. Without an interrupt controller there is nobody to tell.
+                let _ = self.vm.with_vgic(|vgic| vgic.set_level(self.number, ppi, level));
+            }
+        }
+    }
+
+    /// Timers, pending interrupts and list registers, on the way in. Interrupts are off.
+    fn load_interrupts(&mut self) {
+        let host = &self.hypervisor.host;
+        self.sample_timers();
+        // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
+        self.state.alarm.set(self.state.physical_timer.deadline(host.counter()).filter(|_| !self.state.timer_lines[1]));
+        let (number, interface) = (self.number, &mut self.state.cpu_interface);
+        let in_flight = self.vm.with_vgic(|vgic| {
+            let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
+            vgic.enter(number, interface);
+            in_flight
+        });
+        let Some(in_flight) = in_flight else { return };
+        // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted.
+        let forwarded = self.hypervisor.hardware.timer_interrupt.is_some();
+        host.hold_timer_interrupt(if forwarded { in_flight } else { self.state.timer_lines[0] });
+        host.load_cpu_interface(&self.state.cpu_interface);
+    }
+
+    /// The same on the way out. Interrupts are off.
+    fn store_interrupts(&mut self) -> Kicks {
+        if !self.vm.has_running_irqchip() {
+            return Kicks::NONE;
+        }
+        self.hypervisor.host.store_cpu_interface(&mut self.state.cpu_interface);
+        let (number, interface) = (self.number, &self.state.cpu_interface);
+        let exit = self.vm.with_vgic(|vgic| vgic.exit(number, interface));
+        self.sample_timers();
+        exit.map_or(Kicks::NONE, |exit| exit.kicks)
+    }
+
+    /// Does what the exit asks for. Interrupts are on.
+    fn handle(&mut self, code: ExitCode) -> Next {
+        let context = &mut *self.state.context;
+        if core::mem::take(&mut context.exit.async_abort) != 0 {
+            inject::async_abort(context);
+        }
+        match code {
+            ExitCode::Interrupt | ExitCode::Again => Next::Enter,
+            ExitCode::Trap => self.handle_trap(),
+            ExitCode::Gone => Next::Leave(Return::Exit(Exit::FailEntry {
+                hardware_entry_failure_reason: code.to_raw().into(),
+                cpu: self.hypervisor.host.cpu() as u32,
+            })),
+            ExitCode::HypPanic => Next::Leave(Return::Exit(internal_error(code.to_raw()))),
+        }
+    }
+
+    fn handle_trap(&mut self) -> Next {
+        let context = &mut *self.state.context;
+        let hsr = context.exit.hsr;
+        let length = InstructionLength::from_hsr(hsr);
+        let Some(trap) = Trap::from_hsr(hsr) else { return Next::Leave(Return::Exit(internal_error(hsr))) };
+        if !guest_registers::passes_condition(context, trap.condition(), length) {
+            return Next::Enter;
+        }
+        match trap {
+            Trap::Wait { event, .. } => {
+                guest_registers::skip_instruction(context, length);
+                if !event {
+                    return self.wait();
+                }
+            }
+            Trap::Cp15(access) => return self.cp15(|registers, now| trap::cp15(registers, &access, length, now)),
+            Trap::Cp15Wide(access) => {
+                return self.cp15(|registers, now| trap::cp15_wide(registers, &access, length, now));
+            }
+            Trap::Cp14(access) => trap::cp14(context, &access, length),
+            Trap::Cp14Wide(access) => trap::cp14_wide(context, &access, length),
+            Trap::Hvc { .. } => return self.hypercall(),
+            Trap::Smc => psci::refuse_smc(context),
+            Trap::PrefetchAbort(abort) => return self.abort(abort.fault, Access::Execute, None, length),
+            Trap::DataAbort(abort) => {
+                let access = if abort.write && !abort.cache_maintenance { Access::Write } else { Access::Read };
+                return self.abort(abort.fault, access, Some(abort), length);
+            }
+            // With an asynchronous abort pending the world switch leaves the exchange for the next time.
+            Trap::Coprocessor { .. } if context.control.vfp != 0 && inject::async_abort_is_pending(context) => {}
+            _ => inject::undefined(context),
+        }
+        Next::Enter
+    }
+
+    /// WFI: sleeps until there is something to wake up for.
+    fn wait(&mut self) -> Next {
+        let host = &self.hypervisor.host;
+        let now = host.counter();
+        let due = [vtimer::deadline(&self.state.context.timer, now), self.state.physical_timer.deadline(now)];
+        let asserted = self.state.timer_lines;
+        // A timer that is asserted already has told the interrupt controller so; it is not waited for.
+        let due = due.iter().zip(asserted).filter(|(_, asserted)| !asserted).filter_map(|(due, _)| *due).min();
+        self.state.alarm.set(due);
+        let Self { vm, vcpu, number, .. } = self;
+        let wake = vcpu.waiter().wait(|| {
+            due.is_some_and(|due| host.counter() >= due)
+                || vm.with_vgic(|vgic| vgic.has_deliverable(*number)).unwrap_or(true)
+                || vcpu.power().off
+        });
+        match wake {
+            Wake::Ready => Next::Enter,
+            Wake::Signal => Next::Leave(Return::Interrupted),
+        }
+    }
+
+    fn cp15(&mut self, emulate: impl FnOnce(&mut Registers<'_>, &dyn Fn() -> u64) -> Outcome) -> Next {
+        let host = self.hypervisor.host.clone();
+        match emulate(&mut self.state.registers(), &|| host.counter()) {
+            Outcome::FlushAfterSetWay | Outcome::FlushAfterSwitch { .. } => self.vm.memory.flush_all_mapped(),
+            // The next way in looks at both.
+            Outcome::Emulated | Outcome::Undefined | Outcome::PhysicalTimerWritten => {}
+        }
+        Next::Enter
+    }
+
+    fn hypercall(&mut self) -> Next {
+        let mut firmware = self.vm.firmware();
+        if !self.state.psci_0_2 {
+            firmware.version = Version::V0_1;
+        }
+        let context = &mut *self.state.context;
+        match psci::hypercall(context, &firmware) {
+            Call::Answered => {}
+            Call::Suspend => return self.wait(),
+            Call::CpuOff => self.vcpu.power().off = true,
+            Call::CpuOn { target, start } => {
+                let answer = psci::cpu_on_answer(firmware.version, self.turn_on(target, start));
+                psci::answer(&mut self.state.context, answer);
+            }
+            Call::AffinityInfo(query) => {
+                let mpidr = |number| reset::mpidr(self.hypervisor.hardware.id.mpidr, number as u32);
+                let vcpus = self.vm.vcpus().map(|(number, vcpu)| (mpidr(number), !vcpu.power().off));
+                psci::answer(context, query.answer(vcpus));
+            }
+            Call::SystemOff => return self.system_event(KVM_SYSTEM_EVENT_SHUTDOWN),
+            Call::SystemReset => return self.system_event(KVM_SYSTEM_EVENT_RESET),
+        }
+        Next::Enter
+    }
+
+    /// Turns a vCPU on. Whether it was on already; `None`: there is none of that affinity.
+    fn turn_on(&self, target: u32, start: PowerOn) -> Option<bool> {
+        let affinity = |number| reset::mpidr(self.hypervisor.hardware.id.mpidr, number as u32) & AFFINITY;
+        let (_, vcpu) = self.vm.vcpus().find(|(number, _)| affinity(*number) == target)?;
+        let mut power = vcpu.power();
+        if !power.off {
+            return Some(true);
+        }
+        *power = Power { off: false, start: Some(start) };
+        drop(power);
+        vcpu.kick();
+        Some(false)
+    }
+
+    /// The guest ends or restarts: no vCPU of it runs until the process says so.
+    fn system_event(&mut self, event: u32) -> Next {
+        for (_, vcpu) in self.vm.vcpus() {
+            vcpu.power().off = true;
+            vcpu.kick();
+        }
+        Next::Leave(Return::Exit(Exit::SystemEvent { event, flags: 0 }))
+    }
+
+    /// A stage-2 abort: memory that is to be mapped, a device, or nothing.
+    fn abort(
+        &mut self,
+        fault: FaultStatus,
+        access: Access,
+        data: Option<DataAbort>,
+        length: InstructionLength,
+    ) -> Next {
+        let context = &mut *self.state.context;
+        let far = context.exit.far;
+        let ipa = syndrome::fault_ipa(context.exit.hpfar, far);
+        match fault {
+            FaultStatus::Translation(_) | FaultStatus::Permission(_) | FaultStatus::AccessFlag(_) => {}
+            FaultStatus::AsyncExternal | FaultStatus::AsyncParity => {
+                inject::async_abort(context);
+                return Next::Enter;
+            }
+            // Memory itself failed the guest: it hears of it as if it had no hypervisor.
+            _ if access == Access::Execute => {
+                inject::prefetch_abort(context, far, FaultStatus::SyncExternal);
+                return Next::Enter;
+            }
+            _ => {
+                inject::data_abort(context, far, access == Access::Write, FaultStatus::SyncExternal);
+                return Next::Enter;
+            }
+        }
+        match self.vm.memory.fault(ipa, access, &mut self.state.cache) {
+            Ok(FaultOutcome::Mapped | FaultOutcome::Again) => return Next::Enter,
+            Ok(FaultOutcome::Mmio) => {}
+            Err(Unresolved::Interrupted) => return Next::Leave(Return::Interrupted),
+            Err(error) => return Next::Leave(Return::Unresolved(error)),
+        }
+        let hit = self.vm.hit(self.hypervisor, ipa);
+        if let Hit::CpuInterface(page) = hit {
+            return match self.vm.memory.map_device(ipa, page, &mut self.state.cache) {
+                Ok(()) => Next::Enter,
+                Err(error) => Next::Leave(Return::Unresolved(error)),
+            };
+        }
+        let context = &mut *self.state.context;
+        let Some(abort) = data else {
+            inject::prefetch_abort(context, far, FaultStatus::SyncExternal);
+            return Next::Enter;
+        };
+        match mmio::decode(context, &abort, ipa, length) {
+            Decoded::Access(access) => self.device(access, hit),
+            Decoded::CacheMaintenance => {
+                guest_registers::skip_instruction(context, length);
+                Next::Enter
+            }
+            Decoded::Stage1Walk => {
+                inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal);
+                Next::Enter
+            }
+            Decoded::NoSyndrome => Next::Leave(Return::NoSyndrome),
+        }
+    }
+
+    /// A load or store where a device may be: the distributor is here, all others are the process's.
+    fn device(&mut self, access: Pending, hit: Hit) -> Next {
+        let number = self.number;
+        let Hit::Distributor(offset) = hit else {
+            self.state.pending = Some(access);
+            return Next::Leave(Return::Exit(Exit::Mmio(Mmio {
+                phys_addr: access.ipa.get(),
+                data: access.written().unwrap_or([0; 8]),
+                len: access.size.bytes(),
+                is_write: access.written().is_some(),
+            })));
+        };
+        if Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
+            // What they have in list registers is taken in when they come out, and orders to it carried out then.
+            self.vm.kick(self.vm.all_but(number));
+        }
+        let len = access.size.bytes();
+        let result = self.vm.with_vgic(|vgic| match access.written_value() {
+            Some(value) => (0, vgic.dist_write(number, offset, len, value)),
+            None => (vgic.dist_read(number, offset, len), Kicks::NONE),
+        });
+        let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
+        access.finish_with_value(&mut self.state.context, value);
+        self.vm.kick(kicks.without(number));
+        Next::Enter
+    }
+}
+
+/// An exit that should not be.
+fn internal_error(detail: u32) -> Exit {
+    let mut data = [0; 16];
+    data[0] = detail.into();
+    Exit::InternalError { suberror: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, ndata: 1, data }
+}

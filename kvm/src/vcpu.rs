@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A vCPU: what its own thread works with, and what others may touch.
+//!
+//! [`Vcpu`] is shared: other vCPUs, interrupt sources and the process's other threads reach it through the VM. It holds where the
+//! thread sleeps, whether it is in the guest just now, and whether the vCPU is powered on. [`VcpuState`] is the thread's own:
+//! registers, timers, the table cache. Whoever runs the vCPU, or reads and writes its registers, holds it exclusively.
+//!
+//! To change something that a running vCPU must notice, change it first and [`Vcpu::kick`] then. The thread marks itself as in
+//! the guest, with interrupts off, before it looks for the last time; so either it sees the change, or the kick's interrupt
+//! waits for it at the guest's first instruction. A sleeping thread looks again whenever it is woken.
+
+use crate::cp15::{EmulatedRegisters, Registers};
+use crate::host::{Host, Lock, OutOfMemory, WakeTimer, Waiter};
+use crate::mmio::Pending;
+use crate::psci::PowerOn;
+use crate::stage2::TableCache;
+use crate::vgic::CpuInterface;
+use crate::vtimer::PhysicalTimer;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether a vCPU is on, and how it is to start if it just was turned on.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Power {
+    /// It does not run until somebody turns it on.
+    pub off: bool,
+    /// It is to be reset and started so before it runs.
+    pub start: Option<PowerOn>,
+}
+
+/// The part that is shared.
+pub struct Vcpu<H: Host> {
+    waiter: H::Waiter,
+    in_guest: AtomicBool,
+    power: H::Spin<Power>,
+}
+
+impl<H: Host> Vcpu<H> {
+    /// One that is on and does not run. May sleep.
+    pub fn new(host: &H) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            waiter: host.waiter()?,
+            in_guest: AtomicBool::new(false),
+            power: Lock::new(Power::default()),
+        })
+    }
+
+    /// Where its thread sleeps.
+    pub fn waiter(&self) -> &H::Waiter {
+        &self.waiter
+    }
+
+    /// Whether it is on, and how it is to start.
+    pub fn power(&self) -> <H::Spin<Power> as Lock<Power>>::Guard<'_> {
+        self.power.lock()
+    }
+
+    /// Wakes it if it sleeps, and makes it leave the guest if it runs there. What it is to notice was changed before.
+    pub fn kick(&self) {
+        self.waiter.wake();
+        // Orders the change before the look at the flag; `enter` does the opposite on the other side (see above).
+        core::sync::atomic::fence(Ordering::SeqCst);
+        if self.in_guest.load(Ordering::Relaxed) {
+            self.waiter.kick();
+        }
+    }
+
+    /// Marks it as in the guest. Interrupts are off.
+    pub fn set_in_guest(&self, inside: bool) {
+        self.in_guest.store(inside, Ordering::SeqCst);
+        core::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+/// The part that belongs to whoever runs it.
+pub struct VcpuState<H: Host> {
+    /// Registers, in a page that Hyp mode shares.
+    pub context: H::ContextPage,
+    /// Tables for stage 2, in store.
+    pub cache: TableCache<H>,
+    /// Registers that no switch loads.
+    pub emulated: EmulatedRegisters,
+    /// The emulated physical timer.
+    pub physical_timer: PhysicalTimer,
+    /// The virtual CPU interface, as it was when the guest was last left.
+    pub cpu_interface: CpuInterface,
+    /// It was initialised with PSCI 0.2 or later.
+    pub psci_0_2: bool,
+    /// An access that the process is answering.
+    pub pending: Option<Pending>,
+    /// KVM_ARM_VCPU_INIT was done.
+    pub initialised: bool,
+    /// The level that the vGIC was last told for the virtual and the physical timer.
+    pub timer_lines: [bool; 2],
+    /// Wakes the thread, or brings the guest out, when a timer is due.
+    pub alarm: Alarm<H>,
+}
+
+impl<H: Host> VcpuState<H> {
+    /// One that was not initialised. Its thread sleeps at `waiter`. May sleep.
+    pub fn new(host: &H, waiter: &H::Waiter) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            context: host.context_page()?,
+            cache: TableCache::new(),
+            emulated: EmulatedRegisters::default(),
+            physical_timer: PhysicalTimer::default(),
+            cpu_interface: CpuInterface::default(),
+            psci_0_2: false,
+            pending: None,
+            initialised: false,
+            timer_lines: [false; 2],
+            alarm: Alarm::new(host, waiter)?,
+        })
+    }
+
+    /// All its registers.
+    pub fn registers(&mut self) -> Registers<'_> {
+        Registers {
+            context: &mut self.context,
+            emulated: &mut self.emulated,
+            physical_timer: &mut self.physical_timer,
+        }
+    }
+}
+
+/// A timer and what it is set to.
+pub struct Alarm<H: Host> {
+    timer: H::WakeTimer,
+    set: Option<u64>,
+}
+
+impl<H: Host> Alarm<H> {
+    /// One for the vCPU whose thread sleeps at `waiter`. May sleep.
+    pub fn new(host: &H, waiter: &H::Waiter) -> Result<Self, OutOfMemory> {
+        Ok(Self { timer: host.wake_timer(waiter)?, set: None })
+    }
+
+    /// Sets it to a count of the host, or off. Does nothing if it is set so.
+    pub fn set(&mut self, count: Option<u64>) {
+        if self.set != count {
+            match count {
+                Some(count) => self.timer.arm(count),
+                None => self.timer.cancel(),
+            }
+            self.set = count;
+        }
+    }
+}

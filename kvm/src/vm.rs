@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A virtual machine: memory, interrupt controller, vCPUs.
+//!
+//! A VM has room for eight vCPUs, as many as a GICv2 serves; each place exists from the beginning and is filled when the process
+//! creates that vCPU. The interrupt controller comes in two steps, as KVM has it: the process asks for one and says where it
+//! lies, and later, at the latest when a vCPU first runs, it is made for the vCPUs that there are then.
+
+use crate::cp15::IdRegisters;
+use crate::guest_memory::GuestMemory;
+use crate::host::{Host, Lock, OutOfMemory};
+use crate::psci::{BranchHardening, Firmware, StoreBypass, Version};
+use crate::vcpu::Vcpu;
+use crate::vgic::{Interrupt, Invalid, Kicks, Vgic};
+use crate::vmid::{LastRan, Vmids};
+use arch::addr::{HostPhys, HostVirt, Ipa};
+use arch::core_id::{BranchPredictor, Midr};
+use arch::gic::MAX_CPUS;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What the hardware offers to VMs.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware {
+    /// List registers of the GIC's virtual interface.
+    pub list_registers: usize,
+    /// Where the guest's CPU interface really lies.
+    pub gicv: HostPhys,
+    /// The virtual timer's physical interrupt, if the guest may deactivate it itself.
+    pub timer_interrupt: Option<u32>,
+    /// What cores say of themselves.
+    pub id: IdRegisters,
+}
+
+/// What all VMs share.
+pub struct Hypervisor<H: Host> {
+    /// The kernel around it.
+    pub host: H,
+    /// What the hardware offers.
+    pub hardware: Hardware,
+    /// Who has which VMID.
+    pub vmids: Vmids<H>,
+}
+
+impl<H: Host> Hypervisor<H> {
+    /// One without VMs.
+    pub fn new(host: H, hardware: Hardware) -> Self {
+        let vmids = Vmids::new(host.clone());
+        Self { host, hardware, vmids }
+    }
+}
+
+/// Bytes of guest address space that the distributor takes.
+pub const DIST_SIZE: u64 = 0x1000;
+/// Bytes of guest address space that the CPU interface takes.
+pub const CPU_SIZE: u64 = 0x2000;
+/// Interrupts of a GIC whose process names no number.
+const DEFAULT_IRQS: usize = 256;
+
+type VmVgic<H> = Vgic<<H as Host>::Array<Interrupt>>;
+
+/// The VM's interrupt controller, from nothing to running.
+struct Irqchip<H: Host> {
+    /// The process asked for one.
+    wanted: bool,
+    /// How many interrupts it said, if it did.
+    nr_irqs: Option<usize>,
+    dist: Option<Ipa>,
+    cpu: Option<Ipa>,
+    /// One element from initialisation on. On the heap, since it is large.
+    vgic: Option<H::Array<Option<VmVgic<H>>>>,
+}
+
+/// Why the interrupt controller is not as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IrqchipError {
+    /// There is one already (EEXIST).
+    Exists,
+    /// There is none (ENXIO or ENODEV, as the call has it).
+    Missing,
+    /// It is running, or vCPUs are: too late (EBUSY).
+    Busy,
+    /// The address is not aligned (EINVAL).
+    Unaligned,
+    /// The address is beyond what a guest can have (E2BIG).
+    OutOfRange,
+    /// The two regions overlap, or a number makes no sense (EINVAL).
+    Invalid,
+    /// Something was not said yet that is needed now (ENXIO).
+    Incomplete,
+    /// No memory (ENOMEM).
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for IrqchipError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Which region of the interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// GICD, emulated.
+    Distributor,
+    /// GICC, which is the hardware's GICV.
+    CpuInterface,
+}
+
+/// What a guest's access without a memory slot hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hit {
+    /// The distributor, at this offset.
+    Distributor(u32),
+    /// The CPU interface: the page of GICV to map there.
+    CpuInterface(HostPhys),
+    /// Nothing of ours.
+    Nothing,
+}
+
+/// A VM.
+pub struct Vm<H: Host> {
+    /// Its memory.
+    pub memory: GuestMemory<H>,
+    /// Where each vCPU last ran.
+    pub last_ran: LastRan<H>,
+    vcpus: H::Array<Option<Vcpu<H>>>,
+    /// Bit n: vCPU n was created.
+    created: AtomicU32,
+    irqchip: H::Spin<Irqchip<H>>,
+    firmware: H::Spin<Firmware>,
+    /// CNTVOFF of all its vCPUs: they share one virtual count.
+    counter_offset: AtomicU64,
+}
+
+impl<H: Host> Vm<H> {
+    /// How many vCPUs a VM can have.
+    pub const MAX_VCPUS: usize = MAX_CPUS;
+
+    /// A VM over the calling process's memory, whose addresses end at `user_end`. May sleep.
+    ///
+    /// Its virtual count starts at 0.
+    pub fn new(hypervisor: &Hypervisor<H>, user_end: HostVirt) -> Result<Self, OutOfMemory> {
+        let host = &hypervisor.host;
+        let vcpus = host.array(MAX_CPUS, |_| Vcpu::new(host).ok())?;
+        if vcpus.iter().any(Option::is_none) {
+            return Err(OutOfMemory);
+        }
+        let irqchip = Irqchip { wanted: false, nr_irqs: None, dist: None, cpu: None, vgic: None };
+        Ok(Self {
+            memory: GuestMemory::new(host.clone(), user_end)?,
+            last_ran: LastRan::new(host)?,
+            vcpus,
+            created: AtomicU32::new(0),
+            irqchip: Lock::new(irqchip),
+            firmware: Lock::new(Firmware {
+                version: Version::V1_0,
+                branch_hardening: branch_hardening(hypervisor),
+                store_bypass: StoreBypass::NotRequired,
+            }),
+            counter_offset: AtomicU64::new(host.counter()),
+        })
+    }
+
+    /// A vCPU that was created. `None`: it was not, or there is no such number.
+    pub fn vcpu(&self, number: usize) -> Option<&Vcpu<H>> {
+        if number >= MAX_CPUS || self.created.load(Ordering::Acquire) >> number & 1 == 0 {
+            return None;
+        }
+        self.vcpus.get(number)?.as_ref()
+    }
+
+    /// The vCPUs that were created, with their numbers.
+    pub fn vcpus(&self) -> impl Iterator<Item = (usize, &Vcpu<H>)> {
+        (0..MAX_CPUS).filter_map(|number| Some((number, self.vcpu(number)?)))
+    }
+
+    /// Whether another vCPU may be created: not once the interrupt controller runs, which was made for those there are.
+    pub fn takes_vcpus(&self) -> bool {
+        self.irqchip.lock().vgic.is_none()
+    }
+
+    /// Where a new vCPU's thread will sleep. `None`: no such number.
+    pub fn place(&self, number: usize) -> Option<&Vcpu<H>> {
+        self.vcpus.get(number)?.as_ref()
+    }
+
+    /// Creates a vCPU. False: it exists, or there is no such number.
+    pub fn create_vcpu(&self, number: usize) -> bool {
+        number < MAX_CPUS && self.created.fetch_or(1 << number, Ordering::AcqRel) >> number & 1 == 0
+    }
+
+    /// All vCPUs but one.
+    pub fn all_but(&self, number: usize) -> Kicks {
+        self.vcpus().fold(Kicks::NONE, |all, (other, _)| all | Kicks::one(other)).without(number)
+    }
+
+    /// Kicks vCPUs.
+    pub fn kick(&self, kicks: Kicks) {
+        for vcpu in kicks.iter().filter_map(|number| self.vcpu(number)) {
+            vcpu.kick();
+        }
+    }
+
+    /// The process asks for an interrupt controller. Not once vCPUs run.
+    pub fn create_irqchip(&self) -> Result<(), IrqchipError> {
+        let mut irqchip = self.irqchip.lock();
+        if irqchip.wanted {
+            return Err(IrqchipError::Exists);
+        }
+        irqchip.wanted = true;
+        Ok(())
+    }
+
+    /// Whether the VM has an interrupt controller.
+    pub fn has_irqchip(&self) -> bool {
+        self.irqchip.lock().wanted
+    }
+
+    /// Whether it has one that is made.
+    pub fn has_running_irqchip(&self) -> bool {
+        self.irqchip.lock().vgic.is_some()
+    }
+
+    /// Where a region of the interrupt controller lies. `Ok(None)`: not said yet.
+    pub fn irqchip_address(&self, region: Region) -> Result<Option<Ipa>, IrqchipError> {
+        let irqchip = self.irqchip.lock();
+        if !irqchip.wanted {
+            return Err(IrqchipError::Missing);
+        }
+        Ok(match region {
+            Region::Distributor => irqchip.dist,
+            Region::CpuInterface => irqchip.cpu,
+        })
+    }
+
+    /// Says where a region of the interrupt controller lies. Once.
+    pub fn set_irqchip_address(&self, region: Region, address: u64) -> Result<(), IrqchipError> {
+        let size = match region {
+            Region::Distributor => DIST_SIZE,
+            Region::CpuInterface => CPU_SIZE,
+        };
+        let mut irqchip = self.irqchip.lock();
+        if !irqchip.wanted {
+            return Err(IrqchipError::Missing);
+        }
+        if !address.is_multiple_of(DIST_SIZE) {
+            return Err(IrqchipError::Unaligned);
+        }
+        let at = Ipa::checked(address).filter(|_| address.checked_add(size).is_some_and(|end| end >> 40 == 0));
+        let at = at.ok_or(IrqchipError::OutOfRange)?;
+        let (own, other, other_size) = match region {
+            Region::Distributor => (irqchip.dist, irqchip.cpu, CPU_SIZE),
+            Region::CpuInterface => (irqchip.cpu, irqchip.dist, DIST_SIZE),
+        };
+        if own.is_some() {
+            return Err(IrqchipError::Exists);
+        }
+        if other.is_some_and(|other| address < other.get() + other_size && other.get() < address + size) {
+            return Err(IrqchipError::Invalid);
+        }
+        match region {
+            Region::Distributor => irqchip.dist = Some(at),
+            Region::CpuInterface => irqchip.cpu = Some(at),
+        }
+        Ok(())
+    }
+
+    /// How many interrupts there are to be; what was said, or is the case.
+    pub fn nr_irqs(&self) -> Option<usize> {
+        self.irqchip.lock().nr_irqs
+    }
+
+    /// Says how many interrupts there are to be, the private ones included: 64 to 1024, a multiple of 32. Once.
+    pub fn set_nr_irqs(&self, count: u32) -> Result<(), IrqchipError> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if !(64..=1024).contains(&count) || !count.is_multiple_of(32) {
+            return Err(IrqchipError::Invalid);
+        }
+        let mut irqchip = self.irqchip.lock();
+        if irqchip.nr_irqs.is_some() || irqchip.vgic.is_some() {
+            return Err(IrqchipError::Busy);
+        }
+        irqchip.nr_irqs = Some(count);
+        Ok(())
+    }
+
+    /// Makes the interrupt controller, for the vCPUs that there are, if that was not done. May sleep.
+    pub fn initialise_irqchip(&self, hypervisor: &Hypervisor<H>) -> Result<(), IrqchipError> {
+        let nr_irqs = {
+            let irqchip = self.irqchip.lock();
+            if !irqchip.wanted {
+                return Err(IrqchipError::Missing);
+            }
+            if irqchip.vgic.is_some() {
+                return Ok(());
+            }
+            irqchip.nr_irqs.unwrap_or(DEFAULT_IRQS)
+        };
+        // The highest vCPU number counts, not how many there are: the numbers are the GIC's CPU numbers.
+        let vcpus = (u32::BITS - self.created.load(Ordering::Acquire).leading_zeros()) as usize;
+        if vcpus == 0 {
+            return Err(IrqchipError::Incomplete);
+        }
+        let storage = hypervisor.host.array(VmVgic::<H>::storage(vcpus, nr_irqs), |_| Interrupt::default())?;
+        let made = Vgic::new(vcpus, nr_irqs, storage, hypervisor.hardware.list_registers);
+        let mut made = made.map_err(|_| IrqchipError::Invalid)?;
+        if let Some(physical) = hypervisor.hardware.timer_interrupt {
+            for vcpu in 0..vcpus {
+                made.map_hw(vcpu, crate::vtimer::VIRTUAL_PPI, physical).map_err(|_| IrqchipError::Invalid)?;
+            }
+        }
+        let mut made = Some(made);
+        let vgic = hypervisor.host.array(made.iter().len(), |_| made.take())?;
+        let mut irqchip = self.irqchip.lock();
+        if irqchip.vgic.is_none() {
+            irqchip.nr_irqs = Some(nr_irqs);
+            irqchip.vgic = Some(vgic);
+        }
+        Ok(())
+    }
+
+    /// What has to be there before a vCPU runs: an interrupt controller that was asked for has its addresses and is made.
+    pub fn prepare_to_run(&self, hypervisor: &Hypervisor<H>) -> Result<(), IrqchipError> {
+        {
+            let irqchip = self.irqchip.lock();
+            if !irqchip.wanted || (irqchip.vgic.is_some() && irqchip.dist.is_some() && irqchip.cpu.is_some()) {
+                return Ok(());
+            }
+            if irqchip.dist.is_none() || irqchip.cpu.is_none() {
+                return Err(IrqchipError::Incomplete);
+            }
+        }
+        self.initialise_irqchip(hypervisor)
+    }
+
+    /// What of ours lies at `ipa`, where no memory does.
+    pub fn hit(&self, hypervisor: &Hypervisor<H>, ipa: Ipa) -> Hit {
+        let irqchip = self.irqchip.lock();
+        if irqchip.vgic.is_none() {
+            return Hit::Nothing;
+        }
+        let offset_in = |base: Option<Ipa>, size: u64| {
+            let offset = ipa.get().checked_sub(base?.get())?;
+            (offset < size).then_some(offset)
+        };
+        if let Some(offset) = offset_in(irqchip.dist, DIST_SIZE) {
+            return Hit::Distributor(offset as u32);
+        }
+        let page = offset_in(irqchip.cpu, CPU_SIZE).and_then(|offset| hypervisor.hardware.gicv.checked_add(offset));
+        page.map_or(Hit::Nothing, |page| Hit::CpuInterface(page.page()))
+    }
+
+    /// Works with the interrupt controller, if it is made.
+    pub fn with_vgic<R>(&self, work: impl FnOnce(&mut VmVgic<H>) -> R) -> Option<R> {
+        let mut irqchip = self.irqchip.lock();
+        let vgic = irqchip.vgic.as_mut()?.first_mut()?.as_mut()?;
+        Some(work(vgic))
+    }
+
+    /// What the guest's firmware is like.
+    pub fn firmware(&self) -> Firmware {
+        *self.firmware.lock()
+    }
+
+    /// Chooses the version of PSCI.
+    pub fn set_psci_version(&self, version: Version) {
+        self.firmware.lock().version = version;
+    }
+
+    /// CNTVOFF.
+    pub fn counter_offset(&self) -> u64 {
+        self.counter_offset.load(Ordering::Relaxed)
+    }
+
+    /// Sets CNTVOFF for all vCPUs, each of which takes it over when it enters next.
+    pub fn set_counter_offset(&self, offset: u64) {
+        self.counter_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Drives an interrupt line. `vcpu` says whose, if it is private.
+    pub fn set_line(&self, vcpu: usize, intid: u32, level: bool) -> Result<(), Invalid> {
+        let kicks = self.with_vgic(|vgic| vgic.set_level(vcpu, intid, level)).unwrap_or(Err(Invalid::Interrupt))?;
+        self.kick(kicks);
+        Ok(())
+    }
+}
+
+/// What the guest is told about branch predictors: nothing is done for it on the way in yet, so either its core needs nothing, or it
+/// has to be told that there is no help.
+fn branch_hardening<H: Host>(hypervisor: &Hypervisor<H>) -> BranchHardening {
+    match Midr::new(hypervisor.hardware.id.midr).branch_predictor() {
+        BranchPredictor::NotVulnerable => BranchHardening::NotRequired,
+        _ => BranchHardening::Unavailable,
+    }
+}
