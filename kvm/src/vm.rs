@@ -188,6 +188,13 @@ impl<H: Host> Vm<H> {
         number < MAX_CPUS && self.created.fetch_or(1 << number, Ordering::AcqRel) >> number & 1 == 0
     }
 
+    /// Undoes [`Self::create_vcpu`] for one that nobody got to see.
+    pub fn forget_vcpu(&self, number: usize) {
+        if number < MAX_CPUS {
+            self.created.fetch_and(!(1 << number), Ordering::AcqRel);
+        }
+    }
+
     /// All vCPUs but one.
     pub fn all_but(&self, number: usize) -> Kicks {
         self.vcpus().fold(Kicks::NONE, |all, (other, _)| all | Kicks::one(other)).without(number)

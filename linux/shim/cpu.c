@@ -31,16 +31,6 @@ u32 ws_online_cpus(void)
 	return num_online_cpus();
 }
 
-void ws_preempt_disable(void)
-{
-	preempt_disable();
-}
-
-void ws_preempt_enable(void)
-{
-	preempt_enable();
-}
-
 u32 ws_irq_save(void)
 {
 	unsigned long flags;

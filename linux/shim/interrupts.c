@@ -67,14 +67,29 @@ void ws_io_unmap(void *mapped)
 
 static int timer_irq;
 static int maintenance_irq;
-static int __percpu *timer_cookie;
 static bool forwarded;
 
+/* Whether the physical GIC has the timer's interrupt active, or masked, on this CPU, as far as we have seen to it. */
+struct timer_state {
+	bool active;
+	bool masked;
+};
+
+static struct timer_state __percpu *timer_states;
+
 /*
- * Neither interrupt has work to do: that it came made the guest leave, and what it means is read from the registers at each exit.
- * Taken by the host, the timer's is the guest's no longer: its line is off while the host runs.
+ * The interrupt made the guest leave; what it means is read from the registers at each exit. Taken by the host, a forwarded one
+ * stays active until a guest deactivates it, or we do.
  */
-static irqreturn_t interrupt_seen(int irq, void *cookie)
+static irqreturn_t timer_seen(int irq, void *cookie)
+{
+	struct timer_state *state = cookie;
+
+	state->active = forwarded;
+	return IRQ_HANDLED;
+}
+
+static irqreturn_t maintenance_seen(int irq, void *cookie)
 {
 	return IRQ_HANDLED;
 }
@@ -116,24 +131,24 @@ int ws_interrupts_register(u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_ra
 	maintenance_irq = find_maintenance_irq();
 	if (timer_irq < 0 || maintenance_irq < 0)
 		return -ENODEV;
-	timer_cookie = alloc_percpu(int);
-	if (!timer_cookie)
+	timer_states = alloc_percpu(struct timer_state);
+	if (!timer_states)
 		return -ENOMEM;
-	error = request_percpu_irq(timer_irq, interrupt_seen, "kvm guest vtimer", timer_cookie);
+	error = request_percpu_irq(timer_irq, timer_seen, "kvm guest vtimer", timer_states);
 	if (error)
 		goto no_timer;
-	error = request_percpu_irq(maintenance_irq, interrupt_seen, "kvm vgic maintenance", timer_cookie);
+	error = request_percpu_irq(maintenance_irq, maintenance_seen, "kvm vgic maintenance", timer_states);
 	if (error)
 		goto no_maintenance;
-	forwarded = !irq_set_vcpu_affinity(timer_irq, timer_cookie);
+	forwarded = !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_hwirq = irq_get_irq_data(timer_irq)->hwirq;
 	*timer_forwarded = forwarded;
 	*timer_rate = arch_timer_get_cntfrq();
 	return 0;
 no_maintenance:
-	free_percpu_irq(timer_irq, timer_cookie);
+	free_percpu_irq(timer_irq, timer_states);
 no_timer:
-	free_percpu(timer_cookie);
+	free_percpu(timer_states);
 	return error;
 }
 
@@ -141,9 +156,9 @@ void ws_interrupts_unregister(void)
 {
 	if (forwarded)
 		irq_set_vcpu_affinity(timer_irq, NULL);
-	free_percpu_irq(maintenance_irq, timer_cookie);
-	free_percpu_irq(timer_irq, timer_cookie);
-	free_percpu(timer_cookie);
+	free_percpu_irq(maintenance_irq, timer_states);
+	free_percpu_irq(timer_irq, timer_states);
+	free_percpu(timer_states);
 }
 
 void ws_interrupts_enable_here(void)
@@ -152,23 +167,46 @@ void ws_interrupts_enable_here(void)
 	enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
 }
 
+/* Also leaves the timer's interrupt as it was found: inactive, unmasked. */
 void ws_interrupts_disable_here(void)
 {
+	unsigned long flags;
+
+	local_irq_save(flags);
+	ws_timer_active(0);
+	ws_timer_masked(0);
+	local_irq_restore(flags);
 	disable_percpu_irq(maintenance_irq);
 	disable_percpu_irq(timer_irq);
 }
 
-/* Whether the physical GIC holds the timer's interrupt for active on this CPU: then it does not come again. */
-int ws_timer_active(u32 active)
+/* Makes the physical GIC hold the timer's interrupt for active on this CPU, so that it does not come again, or not. */
+void ws_timer_active(u32 active)
 {
-	return irq_set_irqchip_state(timer_irq, IRQCHIP_STATE_ACTIVE, active);
+	struct timer_state *state = this_cpu_ptr(timer_states);
+
+	if (state->active == active)
+		return;
+	irq_set_irqchip_state(timer_irq, IRQCHIP_STATE_ACTIVE, active);
+	state->active = active;
 }
 
-/* Without split EOI: off while the guest has it in flight. */
+/* A guest deactivated it. */
+void ws_timer_ended(void)
+{
+	this_cpu_ptr(timer_states)->active = false;
+}
+
+/* Without split EOI: off on this CPU while the guest has it in flight. */
 void ws_timer_masked(u32 masked)
 {
+	struct timer_state *state = this_cpu_ptr(timer_states);
+
+	if (state->masked == masked)
+		return;
 	if (masked)
 		disable_percpu_irq(timer_irq);
 	else
 		enable_percpu_irq(timer_irq, irq_get_trigger_type(timer_irq));
+	state->masked = masked;
 }

@@ -21,9 +21,6 @@ void ws_log(u32 level, const char *text, unsigned long length)
 	case 0:
 		pr_err("worldswitch: %.*s\n", bytes, text);
 		break;
-	case 1:
-		pr_warn("worldswitch: %.*s\n", bytes, text);
-		break;
 	default:
 		pr_info("worldswitch: %.*s\n", bytes, text);
 	}

@@ -52,8 +52,6 @@ void ws_waiter_disarm(void *waiter);
 u32 ws_cpu(void);
 u32 ws_cpus(void);
 u32 ws_online_cpus(void);
-void ws_preempt_disable(void);
-void ws_preempt_enable(void);
 u32 ws_irq_save(void);
 void ws_irq_restore(u32 flags);
 void ws_irq_disable(void);
@@ -75,7 +73,8 @@ int ws_interrupts_register(u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_ra
 void ws_interrupts_unregister(void);
 void ws_interrupts_enable_here(void);
 void ws_interrupts_disable_here(void);
-int ws_timer_active(u32 active);
+void ws_timer_active(u32 active);
+void ws_timer_ended(void);
 void ws_timer_masked(u32 masked);
 
 /* Called by Rust: main.c */

@@ -26,7 +26,6 @@ errnos! {
     EIO = 5,
     ENXIO = 6,
     E2BIG = 7,
-    EAGAIN = 11,
     ENOMEM = 12,
     EFAULT = 14,
     EBUSY = 16,
@@ -38,6 +37,7 @@ errnos! {
     ENOEXEC = 8,
     ENOSYS = 38,
     EOPNOTSUPP = 95,
+    EHWPOISON = 133,
 }
 
 /// The result of what can fail as a system call fails.

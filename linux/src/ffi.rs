@@ -53,8 +53,6 @@ unsafe extern "C" {
     pub safe fn ws_cpu() -> u32;
     pub safe fn ws_cpus() -> u32;
     pub safe fn ws_online_cpus() -> u32;
-    pub fn ws_preempt_disable();
-    pub fn ws_preempt_enable();
     pub fn ws_irq_save() -> u32;
     pub fn ws_irq_restore(flags: u32);
     pub fn ws_irq_disable();
@@ -84,7 +82,8 @@ unsafe extern "C" {
         timer_rate: *mut u32,
     ) -> i32;
     pub fn ws_interrupts_unregister();
-    pub safe fn ws_timer_active(active: u32) -> i32;
+    pub safe fn ws_timer_active(active: u32);
+    pub safe fn ws_timer_ended();
     pub safe fn ws_timer_masked(masked: u32);
 
     // main.c

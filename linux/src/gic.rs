@@ -8,7 +8,12 @@
 use crate::errno::{Errno, Result};
 use crate::ffi;
 use arch::addr::HostPhys;
+use arch::gic::{ListRegister, gich};
+use core::arch::asm;
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicU32, Ordering};
+use hyp_abi::layout::MAX_CPUS;
+use kvm::vgic::CpuInterface;
 
 /// The regions that the device tree names, and GICH mapped.
 pub struct Gic {
@@ -26,8 +31,9 @@ unsafe impl Send for Gic {}
 // SAFETY: as above.
 unsafe impl Sync for Gic {}
 
-/// GICH_VTR.
-const VTR: usize = 0x004;
+/// The list registers that this CPU's hardware holds anything in, a bit each, by CPU: those beyond what the next guest uses are
+/// to be emptied.
+static FILLED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
 /// The smallest GICH region that holds the registers this module uses.
 const GICH_BYTES: u64 = 0x140;
 /// Size of a GICV region that can be mapped into a guest: two pages, aligned.
@@ -73,7 +79,7 @@ impl Gic {
             splits_end_of_interrupt: gicc_bytes >= 0x2000,
             list_registers: 0,
         };
-        gic.list_registers = (gic.read(VTR) & 0x3f) as usize + 1;
+        gic.list_registers = (gic.read(gich::VTR as usize) & 0x3f) as usize + 1;
         Ok(gic)
     }
 
@@ -82,8 +88,45 @@ impl Gic {
         self.list_registers
     }
 
+    /// Gives a vCPU's interrupts to the hardware, in the order that [`CpuInterface`] asks for. Interrupts are off.
+    pub fn load(&self, interface: &CpuInterface) {
+        self.write(gich::VMCR as usize, interface.vmcr);
+        self.write(gich::APR as usize, interface.apr);
+        for (index, register) in interface.lr.iter().enumerate().take(interface.used) {
+            self.write(gich::LR0 as usize + index * 4, register.raw());
+        }
+        if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
+            let before = filled.swap(interface.used as u32, Ordering::Relaxed) as usize;
+            for index in interface.used..before {
+                self.write(gich::LR0 as usize + index * 4, 0);
+            }
+        }
+        self.write(gich::HCR as usize, interface.hcr);
+        // Device writes are complete before the guest can look at GICV, which is another region (A3.8.3).
+        // SAFETY: a barrier.
+        unsafe { asm!("dsb st", options(nostack, preserves_flags)) };
+    }
+
+    /// Takes a vCPU's interrupts back and silences the hardware. Interrupts are off.
+    pub fn store(&self, interface: &mut CpuInterface) {
+        interface.vmcr = self.read(gich::VMCR as usize);
+        if interface.used != 0 || interface.hcr & !gich::HCR_EN != 0 {
+            interface.hcr = self.read(gich::HCR as usize);
+            interface.apr = self.read(gich::APR as usize);
+            for (index, register) in interface.lr.iter_mut().enumerate().take(interface.used) {
+                let before = *register;
+                *register = ListRegister::from_raw(self.read(gich::LR0 as usize + index * 4));
+                if before.hardware().is_some() && !register.valid() {
+                    // The guest's deactivation went through to the physical interrupt.
+                    ffi::ws_timer_ended();
+                }
+            }
+        }
+        self.write(gich::HCR as usize, 0);
+    }
+
     /// Reads the register at a byte offset.
-    pub fn read(&self, offset: usize) -> u32 {
+    fn read(&self, offset: usize) -> u32 {
         if offset / 4 >= self.gich_words {
             return 0;
         }
@@ -92,7 +135,7 @@ impl Gic {
     }
 
     /// Writes the register at a byte offset.
-    pub fn write(&self, offset: usize, value: u32) {
+    fn write(&self, offset: usize, value: u32) {
         if offset / 4 < self.gich_words {
             // SAFETY: within the mapped region (checked); device registers of this CPU.
             unsafe { self.gich.add(offset / 4).write_volatile(value) };

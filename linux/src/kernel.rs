@@ -7,9 +7,9 @@ use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
 use crate::pages::{KernelTable, LowmemPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
-use crate::{cache, ffi};
+use crate::{cache, ffi, module};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
-//CORE use arch::core_id::CoreId;
+use arch::core_id::{Erratum798181, Midr};
 use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use hyp_abi::image::Call;
 use kvm::host::{Host, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use kvm::vgic::CpuInterface;
 
 /// The kernel that this module is loaded into.
 #[derive(Clone, Copy)]
@@ -71,6 +72,13 @@ fn midr() -> u32 {
     midr
 }
 
+fn revidr() -> u32 {
+    let revidr: u32;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrc p15, 0, {}, c0, c0, 6", out(reg) revidr, options(nomem, nostack, preserves_flags)) };
+    revidr
+}
+
 unsafe extern "C" fn barrier_here(_: *mut c_void) {
     // SAFETY: a barrier.
     unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
@@ -80,7 +88,7 @@ unsafe extern "C" fn nothing(_: *mut c_void) {}
 
 /// Cortex-A15 erratum 798181: after a broadcast TLB invalidation that DVM may not complete for, every CPU executes a DMB.
 pub fn follow_up_tlb_flush() {
-    if midr() & 0xff0ffff0 == 0x410fc0f0 {
+    if Midr::new(midr()).erratum_798181(revidr()) == Erratum798181::DummyInvalidationAndInterrupt {
         // SAFETY: the function ignores its argument.
         unsafe { ffi::ws_on_each_cpu(barrier_here, core::ptr::null_mut()) };
     }
@@ -170,7 +178,6 @@ impl Host for Kernel {
     }
 
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {
-        const EHWPOISON: i32 = -133;
         let (mut phys, mut writable, mut block) = (0, 0, 0);
         // SAFETY: three places to write to.
         let result = unsafe {
@@ -191,7 +198,7 @@ impl Host for Kernel {
             }),
             Err(Errno::EINTR) => Err(Unresolved::Interrupted),
             Err(Errno::ENOMEM) => Err(Unresolved::OutOfMemory),
-            Err(error) if error.get() == EHWPOISON => Err(Unresolved::Poisoned),
+            Err(Errno::EHWPOISON) => Err(Unresolved::Poisoned),
             Err(_) => Err(Unresolved::Fault),
         }
     }
@@ -240,7 +247,6 @@ impl Host for Kernel {
 
     fn flush_vmid(&self, vttbr: u64) {
         hyp_mode::call_anywhere(Call::FlushVmid, vttbr);
-        follow_up_tlb_flush();
     }
 
     fn flush_vmid_local(&self, vttbr: u64) {
@@ -249,7 +255,50 @@ impl Host for Kernel {
 
     fn flush_all(&self) {
         hyp_mode::call_anywhere(Call::FlushAll, 0);
+    }
+
+    fn complete_flush(&self) {
         follow_up_tlb_flush();
+    }
+
+    fn interrupts_off(&self) {
+        // SAFETY: `interrupts_on` follows on this thread.
+        unsafe { ffi::ws_irq_disable() };
+    }
+
+    fn interrupts_on(&self) {
+        // SAFETY: after `interrupts_off`, which a thread with interrupts on called.
+        unsafe { ffi::ws_irq_enable() };
+    }
+
+    fn must_stop(&self) -> bool {
+        ffi::ws_must_stop() != 0
+    }
+
+    fn signal_pending(&self) -> bool {
+        ffi::ws_signal_pending() != 0
+    }
+
+    fn yield_cpu(&self) {
+        ffi::ws_yield();
+    }
+
+    fn load_cpu_interface(&self, interface: &CpuInterface) {
+        if let Ok(hardware) = module::hardware() {
+            hardware.gic.load(interface);
+        }
+    }
+
+    fn store_cpu_interface(&self, interface: &mut CpuInterface) {
+        if let Ok(hardware) = module::hardware() {
+            hardware.gic.store(interface);
+        }
+    }
+
+    fn hold_timer_interrupt(&self, hold: bool) {
+        if let Ok(hardware) = module::hardware() {
+            hardware.hold_timer_interrupt(hold);
+        }
     }
 
     fn exit_all_guests(&self) {

@@ -7,60 +7,27 @@
 #![no_std]
 
 mod cache;
+mod device;
 mod errno;
 mod ffi;
 mod gic;
 mod heap;
 mod hyp_call;
 mod hyp_mode;
+mod id_registers;
 mod kernel;
 mod lock;
 mod log;
 mod module;
 mod pages;
+mod system;
+mod user;
+mod vcpu;
+mod vm;
 mod waiter;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // Which panics can be reached at all is reviewed in panics.txt; this is the kernel's way to end a thread that cannot go on.
     ffi::ws_bug()
-}
-
-mod temporary {
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_system_ioctl() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_vm_ioctl() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_vcpu_ioctl() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_device_ioctl() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_vcpu_mmap() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_release() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_mm_invalidate_begin() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_mm_invalidate_end() -> i32 {
-        -25
-    }
-    #[unsafe(no_mangle)]
-    extern "C" fn ws_rust_mm_release() -> i32 {
-        -25
-    }
 }

@@ -11,10 +11,8 @@ use core::fmt::{self, Write};
 pub enum Level {
     /// Something does not work.
     Error = 0,
-    /// Something is odd.
-    Warning = 1,
     /// Good to know.
-    Info = 2,
+    Info = 1,
 }
 
 struct Line {
@@ -50,12 +48,6 @@ pub fn write(level: Level, arguments: fmt::Arguments<'_>) {
 #[macro_export]
 macro_rules! error {
     ($($argument:tt)*) => { $crate::log::write($crate::log::Level::Error, format_args!($($argument)*)) };
-}
-
-/// Logs a warning.
-#[macro_export]
-macro_rules! warning {
-    ($($argument:tt)*) => { $crate::log::write($crate::log::Level::Warning, format_args!($($argument)*)) };
 }
 
 /// Logs what is good to know.

@@ -4,7 +4,7 @@
 use crate::errno::{Errno, Result};
 use crate::gic::Gic;
 use crate::heap::Shared;
-use crate::{ffi, hyp_mode, kernel, lock};
+use crate::{ffi, hyp_mode, kernel, lock, system};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// What the host offers, known from load to unload.
@@ -15,6 +15,17 @@ pub struct HostHardware {
     pub timer_hwirq: u32,
     /// Whether the physical GIC leaves deactivation of the timer's interrupt to the guest.
     pub timer_forwarded: bool,
+}
+
+impl HostHardware {
+    /// Keeps the virtual timer's physical interrupt from firing on this CPU. Interrupts are off.
+    pub fn hold_timer_interrupt(&self, hold: bool) {
+        if self.timer_forwarded {
+            ffi::ws_timer_active(hold.into());
+        } else {
+            ffi::ws_timer_masked(hold.into());
+        }
+    }
 }
 
 static HARDWARE: AtomicPtr<HostHardware> = AtomicPtr::new(core::ptr::null_mut());
@@ -51,6 +62,7 @@ fn undo_from(step: Step) {
         // SAFETY: registered, and off on every CPU since the step above.
         unsafe { ffi::ws_interrupts_unregister() };
     }
+    system::stop();
     let hardware = HARDWARE.swap(core::ptr::null_mut(), Ordering::AcqRel);
     if !hardware.is_null() {
         // SAFETY: stored by `continue_load`, taken back once.
@@ -94,7 +106,9 @@ fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
     let found = found
         .map_err(Errno::from)
         .map_err(failed(Step::InterruptsRequested))?;
+    let hypervisor = system::start(system::hardware(&found));
     HARDWARE.store(found.into_raw().cast(), Ordering::Release);
+    hypervisor.map_err(failed(Step::InterruptsRequested))?;
 
     // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
     Errno::check(unsafe { ffi::ws_cpu_events_register() })

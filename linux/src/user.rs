@@ -28,8 +28,9 @@ plain!(
     uapi::vcpu::MpState,
     uapi::device::CreateDevice,
     uapi::device::DeviceAttr,
-    uapi::device::ArmDeviceAddr,
+    uapi::device::DeviceAddr,
     uapi::irq::IrqLevel,
+    uapi::vcpu::SignalMask,
 );
 // SAFETY: an array of plain values.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}

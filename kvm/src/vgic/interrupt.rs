@@ -29,6 +29,8 @@ pub struct Interrupt {
     pub(super) active: bool,
     /// The vCPU whose interface it is active in.
     pub(super) active_on: u8,
+    /// The priority at which it was acknowledged: its place in the order of ends. 0xff where software made it active.
+    pub(super) active_priority: u8,
     /// The sending vCPU of the active SGI.
     pub(super) active_source: u8,
     /// vCPUs whose request for this SGI waits, one bit each.
@@ -78,6 +80,7 @@ impl Interrupt {
             line: false,
             active: false,
             active_on: 0,
+            active_priority: 0,
             active_source: 0,
             sources: 0,
             priority: 0,
@@ -116,6 +119,7 @@ impl Interrupt {
                 if active && !self.active {
                     self.active_on = on;
                     self.active_source = on;
+                    self.active_priority = u8::MAX;
                 }
                 self.active = active;
             }

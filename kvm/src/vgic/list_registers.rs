@@ -38,10 +38,10 @@ const ENDS: usize = LIST_REGISTERS + 31;
 /// A vCPU's virtual interface as the hardware has it.
 ///
 /// Before the guest is entered write, in this order: `vmcr`, `apr`, `lr[..used]`, zero to registers from `used` on that are
-/// not zero already, and last `hcr`. After it was left read `vmcr` always and, if `used` is not zero or `hcr` has more than
-/// its lowest bit, also `hcr`, `apr` and `lr[..used]`; then write zero to HCR, which silences the maintenance interrupt. With
-/// `used` zero nothing can have become active, so `apr` did not rise; it can have fallen only if `hcr` had LRENPIE or the
-/// guest wrote to GICV_APR itself, so a caller that wants the latter reads it too.
+/// not zero already, and last `hcr`. After it was left read `vmcr` always, and, unless `used` and `apr` are zero and `hcr` is
+/// only En, also `hcr`, `apr` and `lr[..used]`; then write zero to HCR, which silences the maintenance interrupt. (With
+/// nothing loaded and nothing running, nothing but `vmcr` can change. With `apr` not zero the guest may still end what the
+/// distributor was told to deactivate: were that not read, the running priority would stand for ever.)
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct CpuInterface {
     /// GICH_HCR: En, and what brings the guest out.
@@ -148,11 +148,11 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let mut pending = Choice::new();
         for intid in state.queue.iter() {
             let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
-            let rank = u32::from(interrupt.priority >> 3);
             if interrupt.active {
-                active.offer(rank, intid);
+                active.offer(interrupt.active_priority.into(), intid);
             } else if self.deliverable(interrupt, vcpu) {
                 // Those that the CPU interface holds back by group must not keep others out.
+                let rank = u32::from(interrupt.priority >> 3);
                 pending.offer(rank | u32::from(!group_enabled(interrupt, cpu.vmcr)) << 5, intid);
             }
         }
@@ -244,7 +244,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let loaded = state.loaded;
 
         // Before the registers are taken in, those not loaded are those that the ends counted can have meant.
-        for _ in 0..cpu.hcr >> gich::HCR_EOICOUNT_SHIFT {
+        for _ in 0..gich::eoi_count(cpu.hcr) {
             let Some(intid) = self.first_active_outside(vcpu) else { break };
             if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
                 interrupt.active = false;
@@ -260,6 +260,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             let Some(stay) = interrupt.loaded.take() else { continue };
             let level = !interrupt.edge;
             let source = lr.source() as u8;
+            // Acknowledged in this stay, be it once more: a pending bit went in beside an active one and is gone.
+            if lr.active() && (!interrupt.active || (stay.latch && !lr.pending())) {
+                interrupt.active_priority = lr.priority();
+            }
             interrupt.active = lr.active();
             if lr.active() {
                 interrupt.active_on = vcpu as u8;
@@ -294,7 +298,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             .queue
             .iter()
             .filter(outside)
-            .min_by_key(|&intid| self.interrupt(vcpu, intid).map_or(u8::MAX, |interrupt| interrupt.priority))
+            .min_by_key(|&intid| self.interrupt(vcpu, intid).map_or(u8::MAX, |interrupt| interrupt.active_priority))
     }
 
     /// Everyone who has an interrupt queued, or loaded.

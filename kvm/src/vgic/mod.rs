@@ -29,6 +29,15 @@ mod list_registers;
 mod queue;
 mod sgi;
 
+#[cfg(test)]
+mod equivalence_tests;
+#[cfg(test)]
+mod hardware;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod register_tests;
+
 pub use interrupt::Interrupt;
 pub use list_registers::{CpuInterface, Exit, LIST_REGISTERS};
 

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The GICv2 as a device of KVM's: KVM_CREATE_DEVICE, and attributes that say where it lies and how big it is.
+
+use crate::errno::{Errno, Result};
+use crate::heap::Shared;
+use crate::system::{self, to_kernel};
+use crate::user::UserAddress;
+use crate::vm::{Kind, VmObject, descriptor};
+use core::ffi::c_void;
+use kvm::vm::Region;
+use uapi::device::*;
+use uapi::ioctl::*;
+
+/// A VM's GIC as the process holds it.
+pub struct DeviceObject {
+    vm: Shared<VmObject>,
+}
+
+/// A descriptor for the GIC of `vm`, which the VM has.
+pub fn create(vm: &Shared<VmObject>) -> Result<i32> {
+    descriptor(Kind::Device, Shared::new(DeviceObject { vm: vm.clone() })?)
+}
+
+/// Which region of the GIC a process's number means.
+pub fn region(number: u64) -> Option<Region> {
+    match number {
+        KVM_VGIC_V2_ADDR_TYPE_DIST => Some(Region::Distributor),
+        KVM_VGIC_V2_ADDR_TYPE_CPU => Some(Region::CpuInterface),
+        _ => None,
+    }
+}
+
+impl DeviceObject {
+    fn set(&self, attribute: &DeviceAttr) -> Result<()> {
+        let vm = &self.vm.vm;
+        match attribute.group {
+            KVM_DEV_ARM_VGIC_GRP_ADDR => {
+                let region = region(attribute.attr).ok_or(Errno::ENODEV)?;
+                let address: u64 = UserAddress::from_field(attribute.addr)?.read()?;
+                vm.set_irqchip_address(region, address)?;
+            }
+            KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
+                let count: u32 = UserAddress::from_field(attribute.addr)?.read()?;
+                vm.set_nr_irqs(count)?;
+            }
+            KVM_DEV_ARM_VGIC_GRP_CTRL if attribute.attr == KVM_DEV_ARM_VGIC_CTRL_INIT => {
+                vm.initialise_irqchip(&system::system()?.hypervisor)?;
+            }
+            _ => return Err(Errno::ENXIO),
+        }
+        Ok(())
+    }
+
+    fn get(&self, attribute: &DeviceAttr) -> Result<()> {
+        let vm = &self.vm.vm;
+        match attribute.group {
+            KVM_DEV_ARM_VGIC_GRP_ADDR => {
+                let region = region(attribute.attr).ok_or(Errno::ENODEV)?;
+                // What was not said reads as all ones, as KVM's VGIC_ADDR_UNDEF.
+                let address = vm.irqchip_address(region)?.map_or(u64::MAX, |address| address.get());
+                UserAddress::from_field(attribute.addr)?.write(&address)
+            }
+            KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
+                let count = vm.nr_irqs().unwrap_or(0) as u32;
+                UserAddress::from_field(attribute.addr)?.write(&count)
+            }
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn has(&self, attribute: &DeviceAttr) -> Result<()> {
+        match attribute.group {
+            KVM_DEV_ARM_VGIC_GRP_ADDR if region(attribute.attr).is_some() => Ok(()),
+            KVM_DEV_ARM_VGIC_GRP_NR_IRQS => Ok(()),
+            KVM_DEV_ARM_VGIC_GRP_CTRL if attribute.attr == KVM_DEV_ARM_VGIC_CTRL_INIT => Ok(()),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn ioctl(&self, command: u32, argument: usize) -> Result<i32> {
+        self.vm.check_caller()?;
+        let attribute = || UserAddress::new(argument).read::<DeviceAttr>();
+        match command {
+            KVM_SET_DEVICE_ATTR => self.set(&attribute()?)?,
+            KVM_GET_DEVICE_ATTR => self.get(&attribute()?)?,
+            KVM_HAS_DEVICE_ATTR => self.has(&attribute()?)?,
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+/// An ioctl on a device's descriptor.
+///
+/// # Safety
+/// `object` is the descriptor's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ws_rust_device_ioctl(object: *mut c_void, command: u32, argument: usize) -> isize {
+    // SAFETY: the descriptor holds a reference, and the kernel keeps the descriptor during the call.
+    let object = unsafe { Shared::<DeviceObject>::borrow_raw(object) };
+    to_kernel(object.ioctl(command, argument))
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! /dev/kvm itself: what the hypervisor can do, and new VMs.
+
+use crate::errno::{Errno, Result};
+use crate::heap::Shared;
+use crate::kernel::Kernel;
+use crate::{ffi, id_registers, kernel, module, vm};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use kvm::vm::{Hardware, Hypervisor, Vm};
+use uapi::caps::*;
+use uapi::ioctl::*;
+
+/// The hypervisor, from load to unload.
+pub struct System {
+    /// What all VMs share.
+    pub hypervisor: Hypervisor<Kernel>,
+}
+
+static SYSTEM: AtomicPtr<System> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Sets it up. Before /dev/kvm is there.
+pub fn start(hardware: Hardware) -> Result<()> {
+    let system = Shared::new(System { hypervisor: Hypervisor::new(Kernel, hardware) })?;
+    SYSTEM.store(system.into_raw().cast(), Ordering::Release);
+    Ok(())
+}
+
+/// Takes it down, if it is up. No descriptor is left.
+pub fn stop() {
+    let system = SYSTEM.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if !system.is_null() {
+        // SAFETY: stored by `start`, taken back once.
+        drop(unsafe { Shared::<System>::from_raw(system.cast()) });
+    }
+}
+
+/// The hypervisor. There is one whenever a descriptor is.
+pub fn system() -> Result<&'static System> {
+    let system = SYSTEM.load(Ordering::Acquire);
+    if system.is_null() {
+        return Err(Errno::ENODEV);
+    }
+    // SAFETY: stored by `start` before /dev/kvm exists, taken back by `stop` when no descriptor does.
+    Ok(unsafe { Shared::<System>::borrow_raw(system.cast()) })
+}
+
+/// Bytes that a vCPU's descriptor maps: `struct kvm_run` and the coalesced MMIO ring, a page each.
+pub const VCPU_MMAP_SIZE: i32 = 2 * arch::addr::PAGE_SIZE as i32;
+
+/// KVM_CHECK_EXTENSION: 0 is no. What is not built yet says no, whatever KVM/ARM said.
+pub fn check_extension(capability: usize) -> i32 {
+    let Ok(capability) = u32::try_from(capability) else { return 0 };
+    match capability {
+        KVM_CAP_IRQCHIP
+        | KVM_CAP_USER_MEMORY
+        | KVM_CAP_MP_STATE
+        | KVM_CAP_SYNC_MMU
+        | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
+        | KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
+        | KVM_CAP_INTERNAL_ERROR_DATA
+        | KVM_CAP_ONE_REG
+        | KVM_CAP_READONLY_MEM
+        | KVM_CAP_ARM_PSCI
+        | KVM_CAP_ARM_SET_DEVICE_ADDR
+        | KVM_CAP_DEVICE_CTRL
+        | KVM_CAP_ARM_PSCI_0_2
+        | KVM_CAP_CHECK_EXTENSION_VM
+        | KVM_CAP_IMMEDIATE_EXIT => 1,
+        KVM_CAP_NR_VCPUS => ffi::ws_online_cpus() as i32,
+        KVM_CAP_MAX_VCPUS => Vm::<Kernel>::MAX_VCPUS as i32,
+        KVM_CAP_MAX_VCPU_ID => Vm::<Kernel>::MAX_VCPUS as i32,
+        KVM_CAP_NR_MEMSLOTS => kvm::memslots::SLOTS as i32,
+        _ => 0,
+    }
+}
+
+fn ioctl(command: u32, argument: usize) -> Result<i32> {
+    match command {
+        KVM_GET_API_VERSION if argument == 0 => Ok(KVM_API_VERSION as i32),
+        KVM_CREATE_VM => vm::create(argument),
+        KVM_CHECK_EXTENSION => Ok(check_extension(argument)),
+        KVM_GET_VCPU_MMAP_SIZE if argument == 0 => Ok(VCPU_MMAP_SIZE),
+        KVM_TRACE_ENABLE | KVM_TRACE_PAUSE | KVM_TRACE_DISABLE => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// An ioctl on /dev/kvm.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_system_ioctl(command: u32, argument: usize) -> isize {
+    to_kernel(ioctl(command, argument))
+}
+
+/// What an ioctl's result is for the kernel.
+pub fn to_kernel(result: Result<i32>) -> isize {
+    match result {
+        Ok(value) => value as isize,
+        Err(error) => error.get() as isize,
+    }
+}
+
+/// The hardware, as the hypervisor knows it.
+pub fn hardware(found: &module::HostHardware) -> Hardware {
+    Hardware {
+        list_registers: found.gic.list_registers(),
+        gicv: found.gic.gicv,
+        timer_interrupt: found.timer_forwarded.then_some(found.timer_hwirq),
+        id: kernel::with_interrupts_off(id_registers::read),
+    }
+}
