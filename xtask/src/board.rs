@@ -187,7 +187,7 @@ mod tests {
         let mut blob = vec![0; 40];
         let mut put = |bytes: &[u8]| {
             blob.extend_from_slice(bytes);
-            while blob.len() % 4 != 0 {
+            while !blob.len().is_multiple_of(4) {
                 blob.push(0);
             }
         };

@@ -52,19 +52,6 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     )
 }
 
-/// Runs `command` with its output on the caller's standard error.
-pub fn run_shown(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status()
-        .with_context(|| format!("{}: cannot be started", typed(command)))?;
-    if !status.success() {
-        bail!("{}: {status}", typed(command));
-    }
-    Ok(())
-}
-
 /// Runs `command` and returns its standard output; its standard error becomes the message if it fails.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command

@@ -107,7 +107,8 @@ pub fn first_bad_line(log: &Path) -> Option<String> {
         .map(|line| line.trim_end().to_owned())
 }
 
-fn is_bad(line: &str) -> bool {
+/// Whether `line` is one that no good run has.
+pub fn is_bad(line: &str) -> bool {
     !line.contains("guest: ") && BAD.iter().any(|pattern| line.contains(pattern))
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -152,6 +152,12 @@ impl Host {
         self.guest_append = append.to_owned();
     }
 
+    /// The names of the bare-metal guests in `/guests`.
+    pub fn bare_guests(&self) -> impl Iterator<Item = &str> {
+        let guests = self.products.iter().flat_map(|products| &products.guests);
+        guests.map(|(name, _)| &**name)
+    }
+
     /// The tty of the second port, in the host.
     pub fn channel(&self) -> String {
         format!("/dev/{}", self.options.board.describe().channel)
@@ -216,7 +222,7 @@ impl Host {
             for (name, path) in &products.guests {
                 image.file(path, &format!("guests/{name}.bin"))?;
             }
-            self.add_linux_guest(&mut image, tokens, (&rows, &columns))?;
+            self.add_linux_guest(&mut image, &products.module, tokens, (&rows, &columns))?;
         }
         for argument in &self.options.with {
             image.with(argument)?;
@@ -230,10 +236,11 @@ impl Host {
     fn add_linux_guest(
         &self,
         image: &mut Initramfs,
+        module: &Path,
         tokens: &Tokens,
         size: (&str, &str),
     ) -> Result<()> {
-        let guest = Initramfs::new(
+        let mut guest = Initramfs::new(
             &self.busybox,
             &[
                 ("ROLE", "guest"),
@@ -245,6 +252,10 @@ impl Host {
                 ("COLUMNS", size.1),
             ],
         )?;
+        // For trying what happens: a guest has no Hyp mode to take.
+        if self.guest_kernel.release == self.kernel.release {
+            guest.file(module, "lib/worldswitch/worldswitch.ko")?;
+        }
         let path = self.scratch.path().join("guest.cpio");
         guest.write(&path)?;
         image.file(&path, "boot/guest.cpio")?;

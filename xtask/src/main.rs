@@ -13,6 +13,7 @@ mod layout;
 mod machine;
 mod run;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Task {
     Run(run::RunCommand),
     /// Boots the host with the module loaded and gives its shell
     Host(host::HostCommand),
+    /// Runs every test: N passed, N failed
+    Test(test::TestCommand),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn perform(task: &Task) -> anyhow::Result<u8> {
         Task::Build { kernel } => build::run(&layout, kernel),
         Task::Run(command) => run::run(&layout, command),
         Task::Host(command) => host::run(&layout, command),
+        Task::Test(command) => test::run(&layout, command),
     }
 }
 

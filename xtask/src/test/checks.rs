@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What needs no QEMU: format, lints, sources, unit tests, builds.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Tally, sources};
+use crate::build;
+use crate::child;
+use crate::layout::Layout;
+use crate::setup;
+use crate::setup::rust::{BARE, LINUX};
+
+/// Runs all of it.
+pub fn run(layout: &Layout, tally: &mut Tally) {
+    tally.check("every source is formatted", || {
+        let mut command = host_cargo(layout, &["fmt", "--all", "--check"]);
+        child::run_logged(&mut command, &layout.state("logs/fmt.log"))
+    });
+    tally.check("every source names its licence", || {
+        sources::licences(&layout.root)
+    });
+    tally.check("unsafe code stays where it belongs", || {
+        sources::unsafe_places(&layout.root)
+    });
+
+    crate::progress("clippy and unit tests");
+    tally.check("clippy is content with what runs here", || {
+        let mut command = host_cargo(layout, &["clippy", "--all-targets"]);
+        deny_warnings(layout, &mut command)
+    });
+    unit_tests(layout, tally);
+
+    // The builds come before clippy for Arm: the module's crate embeds the Hyp image.
+    for choice in setup::default_kernels() {
+        let name = format!("the module builds for {choice} without warnings");
+        tally.check(&name, || build::build(layout, &choice).map(|_| ()));
+    }
+    tally.check("nothing in the module panics unreviewed", || review(layout));
+    for (package, target) in [
+        ("worldswitch-hyp", BARE),
+        ("worldswitch-linux", BARE),
+        ("worldswitch-guests", BARE),
+        ("wsvm", LINUX),
+    ] {
+        tally.check(&format!("clippy is content with {package} for Arm"), || {
+            deny_warnings(layout, &mut build::cargo(layout, "clippy", package, target))
+        });
+    }
+}
+
+fn deny_warnings(layout: &Layout, command: &mut Command) -> Result<()> {
+    child::run_logged(
+        command.args(["--", "-D", "warnings"]),
+        &layout.state("logs/clippy.log"),
+    )
+}
+
+fn review(layout: &Layout) -> Result<()> {
+    let review = build::review(layout)?;
+    if !review.unreviewed.is_empty() {
+        bail!("not in linux/panics.txt: {}", review.unreviewed.join(", "));
+    }
+    if !review.stale.is_empty() {
+        bail!(
+            "in linux/panics.txt, but not in the module: {}",
+            review.stale.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// cargo for this machine.
+fn host_cargo(layout: &Layout, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(arguments).current_dir(&layout.root);
+    if arguments[0] != "fmt" {
+        command.arg("--target-dir").arg(&layout.cargo_target);
+    }
+    command
+}
+
+/// `cargo test` of the default members: each test counts.
+fn unit_tests(layout: &Layout, tally: &mut Tally) {
+    let name = "unit tests";
+    match count_unit_tests(layout) {
+        Ok((0, 0)) => tally.not_ok(name, "cargo test ran none"),
+        Ok((passed, 0)) => {
+            println!("ok {name}: {passed}");
+            tally.add(passed, 0);
+        }
+        Ok((passed, failed)) => {
+            let log = layout.state("logs/unit-tests.log");
+            println!(
+                "not ok {name}: {failed} of {} (all of it: {})",
+                passed + failed,
+                log.display()
+            );
+            tally.add(passed, failed);
+        }
+        Err(error) => tally.not_ok(name, &format!("{error:#}")),
+    }
+}
+
+fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
+    let path = layout.state("logs/unit-tests.log");
+    let mut log = std::fs::File::create(&path)?;
+    let mut command = host_cargo(layout, &["test", "--no-fail-fast"]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log.try_clone()?)
+        .spawn()
+        .context("cargo test: cannot be started")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
+        let line = line?;
+        writeln!(log, "{line}")?;
+        if let Some((good, bad)) = result_line(&line) {
+            passed += good;
+            failed += bad;
+        } else if line.starts_with("test ") && line.ends_with("FAILED") {
+            println!("not ok {}", line.trim_start_matches("test "));
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && failed == 0 {
+        bail!(
+            "cargo test: {status}\n{}\n(all of it: {})",
+            crate::console::tail(&path, 15),
+            path.display()
+        );
+    }
+    Ok((passed, failed))
+}
+
+/// What libtest says at the end of a test program: passed, failed.
+fn result_line(line: &str) -> Option<(usize, usize)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |what: &str| {
+        counts
+            .split("; ")
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some((count("passed")?, count("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_counts_are_read() {
+        let line = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.02s";
+        assert_eq!(result_line(line), Some((12, 0)));
+        let line = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(result_line(line), Some((3, 2)));
+        assert_eq!(result_line("test foo ... ok"), None);
+    }
+}
