@@ -70,9 +70,9 @@ impl VirtualInterface {
     pub fn end(&mut self, intid: u32, source: u32) {
         let dropped = self.apr != 0;
         self.apr &= self.apr.wrapping_sub(1);
-        let found = self.lr[..self.used].iter_mut().find(|lr| {
-            lr.active() && lr.intid() == intid && (intid as usize >= SGIS || lr.source() == source)
-        });
+        let found = self.lr[..self.used]
+            .iter_mut()
+            .find(|lr| lr.active() && lr.intid() == intid && (intid as usize >= SGIS || lr.source() == source));
         match found {
             Some(lr) => {
                 *lr = lr.with_active(false);

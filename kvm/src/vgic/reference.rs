@@ -2,7 +2,6 @@
 //! A GICv2 as the manual describes it, for tests: no list registers, no exits, every change takes effect at once. Written
 //! apart from the code under test, in the plainest way; the 1-N choice (lowest-numbered target) is the one thing shared.
 
-use std::collections::BTreeMap;
 use std::vec::Vec;
 
 /// One interrupt: an SPI (vCPU 0 stands for all), or a vCPU's own.
@@ -39,34 +38,34 @@ pub struct Cpu {
 pub struct Reference {
     pub ctlr: u32,
     pub cpus: Vec<Cpu>,
-    irqs: BTreeMap<(usize, u32), Irq>,
+    /// 32 for each vCPU, then the SPIs.
+    irqs: Vec<Irq>,
     nr_irqs: u32,
 }
 
 impl Reference {
     pub fn new(vcpus: usize, nr_irqs: u32) -> Self {
-        let mut irqs = BTreeMap::new();
-        for vcpu in 0..vcpus {
-            for intid in 0..32 {
-                let sgi = intid < 16;
-                let targets = 1 << vcpu;
-                irqs.insert((vcpu, intid), Irq { enabled: sgi, edge: sgi, targets, ..Irq::default() });
-            }
-        }
-        for intid in 32..nr_irqs {
-            irqs.insert((0, intid), Irq::default());
-        }
+        let private = (0..vcpus * 32).map(|index| {
+            let sgi = index % 32 < 16;
+            Irq { enabled: sgi, edge: sgi, targets: 1 << (index / 32), ..Irq::default() }
+        });
+        let irqs = private.chain((32..nr_irqs).map(|_| Irq::default())).collect();
         let cpus = (0..vcpus).map(|_| Cpu::default()).collect();
         Self { ctlr: 0, cpus, irqs, nr_irqs }
     }
 
+    fn index(&self, vcpu: usize, intid: u32) -> usize {
+        let private = if intid < 32 { vcpu } else { self.cpus.len() - 1 };
+        private * 32 + intid as usize
+    }
+
     pub fn irq(&mut self, vcpu: usize, intid: u32) -> &mut Irq {
-        let at = if intid < 32 { vcpu } else { 0 };
-        self.irqs.get_mut(&(at, intid)).expect("an interrupt of the VM")
+        let index = self.index(vcpu, intid);
+        &mut self.irqs[index]
     }
 
     fn get(&self, vcpu: usize, intid: u32) -> &Irq {
-        &self.irqs[&(if intid < 32 { vcpu } else { 0 }, intid)]
+        &self.irqs[self.index(vcpu, intid)]
     }
 
     /// What the distributor forwards to this vCPU.
