@@ -137,13 +137,13 @@ pub struct Timer {
     pub reserved: u32,
 }
 
-/// How the vCPU is to run: written by the module, read by the world switch.
+/// How the vCPU is to run: written by the module, read by the world switch, which changes HCR.VA only.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Control {
     /// VTTBR: the VM's stage-2 table and VMID.
     pub vttbr: u64,
-    /// HCR while the guest runs, virtual interrupt bits included.
+    /// HCR while the guest runs, virtual interrupt bits included. Read back on the way out: VA goes when the guest takes it.
     pub hcr: u32,
     /// VPIDR: the MIDR that the guest reads.
     pub midr: u32,

@@ -63,6 +63,7 @@ macro_rules! cp15_wide {
 cp15! {
     midr: 0, "c0", "c0", 0;
     mpidr: 0, "c0", "c0", 5;
+    revidr: 0, "c0", "c0", 6;
     csselr: 2, "c0", "c0", 0;
     sctlr: 0, "c1", "c0", 0;
     cpacr: 0, "c1", "c0", 2;
@@ -104,6 +105,7 @@ cp15! {
     icialluis: 0, "c7", "c1", 0;
     bpiallis: 0, "c7", "c1", 6;
     tlbiallis: 0, "c8", "c3", 0;
+    tlbimvais: 0, "c8", "c3", 1;
     tlbiall: 0, "c8", "c7", 0;
     tlbiallnsnhis: 4, "c8", "c3", 4;
     tlbimvahis: 4, "c8", "c3", 1;

@@ -7,6 +7,7 @@
 
 use crate::sysreg::*;
 use arch::addr::PAGE_SIZE;
+use arch::core_id::{Erratum798181, Midr};
 
 /// TTBCR with EAE, EPD0 and EPD1: no walk of either table, whatever TTBR0 and TTBR1 hold (B4.1.153).
 const NO_WALKS: u32 = 1 << 31 | 1 << 23 | 1 << 7;
@@ -65,6 +66,7 @@ pub extern "C" fn flush_vmid(vttbr: u64) {
         dsb_ish();
         isb();
     });
+    repeat_for_erratum();
 }
 
 /// Drops this CPU's PL1&0 entries of the VMID in `vttbr`.
@@ -88,6 +90,7 @@ pub extern "C" fn flush_all() {
     }
     dsb_ish();
     isb();
+    repeat_for_erratum();
 }
 
 /// Drops every CPU's entry for one page of Hyp mode's own map.
@@ -97,4 +100,15 @@ pub extern "C" fn flush_hyp(address: u32) {
     unsafe { tlbimvahis::write(address & !(PAGE_SIZE as u32 - 1)) };
     dsb_ish();
     isb();
+    repeat_for_erratum();
+}
+
+/// Cortex-A15 erratum 798181: the DSB after a broadcast invalidation may end too early; one more invalidation, of any address, and
+/// its DSB make it good. What affected revisions want besides, a barrier on every other CPU, is the module's to do.
+fn repeat_for_erratum() {
+    if Midr::new(midr::read()).erratum_798181(revidr::read()) != Erratum798181::Absent {
+        // SAFETY: invalidation loses nothing but time.
+        unsafe { tlbimvais::write(0) };
+        dsb_ish();
+    }
 }

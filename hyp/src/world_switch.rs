@@ -13,7 +13,7 @@
 //!    tables are still in place.
 
 use crate::per_cpu::PerCpu;
-use crate::sysreg::{hdcr, hsr, isb, ttbcr};
+use crate::sysreg::{hcr, hdcr, hsr, isb, ttbcr};
 use crate::tlb::WalksOff;
 use crate::{banked, cp15, fault_ipa, traps, vectors, vfp, vtimer};
 use arch::syndrome::Trap;
@@ -83,6 +83,8 @@ fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
 fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     let walks = WalksOff::new();
     context.cp15.ttbcr = walks.ttbcr();
+    // Hardware clears VA when the guest takes the asynchronous abort that was made pending for it (B1.9.11).
+    context.control.hcr = hcr::read();
     cp15::save(&mut context.cp15);
     // SAFETY: walks are off; the guest's state is stored before the host's replaces it.
     unsafe {
