@@ -88,10 +88,43 @@ pub enum Call {
     Release = 5,
     /// `() -> ABI`: shows that Hyp mode answers.
     Version = 6,
+    /// `(context: HypVirt, Provocation) -> HYP_PANIC`: loads the guest's state and then takes an exception in Hyp mode, to show
+    /// that the host survives it.
+    Provoke = 7,
+}
+
+/// What [`Call::Provoke`] does; the numbers of 1 to 4 are those of [`PanicRecord::vector`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Provocation {
+    /// An undefined instruction.
+    Undefined = 1,
+    /// HVC.
+    Hvc = 2,
+    /// A jump to where nothing is mapped.
+    PrefetchAbort = 3,
+    /// A load from where nothing is mapped.
+    DataAbort = 4,
+    /// Pushes until the stack meets its guard page.
+    StackOverflow = 5,
+}
+
+impl Provocation {
+    /// The provocation with this number.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Undefined),
+            2 => Some(Self::Hvc),
+            3 => Some(Self::PrefetchAbort),
+            4 => Some(Self::DataAbort),
+            5 => Some(Self::StackOverflow),
+            _ => None,
+        }
+    }
 }
 
 /// How many functions the table has.
-pub const CALLS: u32 = 7;
+pub const CALLS: u32 = 8;
 
 /// What a call through a pointer that is no entry returns; nothing ran. Unlike any answer of a stub or of PSCI, so that it also tells
 /// whose Hyp mode it is.
@@ -134,7 +167,7 @@ pub struct PanicRecord {
     pub pc: u32,
     /// SPSR_hyp.
     pub cpsr: u32,
-    /// Which vector: 1 undefined, 2 HVC, 3 prefetch abort, 4 data abort, 5 trap from the host, 7 FIQ in the host.
+    /// Which vector: 1 undefined, 2 HVC, 3 prefetch abort, 4 data abort.
     pub vector: u32,
     /// HSR.
     pub hsr: u32,

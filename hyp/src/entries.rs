@@ -3,7 +3,7 @@
 //!
 //! `HVC #0` from VMID 0 brings a pointer in r0; only the address of a branch in this table passes ([`crate::vectors`]).
 
-use crate::{tlb, trampoline, world_switch};
+use crate::{provoke, tlb, trampoline, world_switch};
 use core::arch::naked_asm;
 use hyp_abi::image::{ABI, CALLS, Call};
 
@@ -19,6 +19,7 @@ unsafe extern "C" fn hyp_entries() -> ! {
         "b {flush_hyp}",
         "b {release}",
         "b {version}",
+        "b {provoke}",
         enter_guest = sym world_switch::enter,
         flush_vmid = sym tlb::flush_vmid,
         flush_vmid_local = sym tlb::flush_vmid_local,
@@ -26,6 +27,7 @@ unsafe extern "C" fn hyp_entries() -> ! {
         flush_hyp = sym tlb::flush_hyp,
         release = sym trampoline::release,
         version = sym version,
+        provoke = sym provoke::provoke,
     )
 }
 
@@ -34,7 +36,7 @@ const _: () = assert!(
 );
 const _: () =
     assert!(Call::FlushAll as u32 == 3 && Call::FlushHyp as u32 == 4 && Call::Release as u32 == 5);
-const _: () = assert!(Call::Version as u32 == 6 && CALLS == 7);
+const _: () = assert!(Call::Version as u32 == 6 && Call::Provoke as u32 == 7 && CALLS == 8);
 
 /// Shows that Hyp mode answers.
 extern "C" fn version() -> u32 {

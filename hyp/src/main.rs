@@ -17,6 +17,7 @@ mod fault_ipa;
 mod header;
 mod panic;
 mod per_cpu;
+mod provoke;
 mod sysreg;
 mod tlb;
 mod trampoline;

@@ -59,6 +59,15 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
     code
 }
 
+/// The first half of [`enter`], for [`crate::provoke`].
+///
+/// # Safety
+/// As for `enter`; an exception in Hyp mode follows.
+pub unsafe fn load_for_provocation(context: &mut VcpuContext) {
+    // SAFETY: this CPU's page, as in `enter`.
+    load_guest(unsafe { &mut *PerCpu::here() }, context);
+}
+
 fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     if context.control.vfp != 0 {
         vfp::arm(&mut here.host.fpexc);

@@ -210,7 +210,11 @@ impl<H: Host> Run<'_, H> {
                 hardware_entry_failure_reason: code.to_raw().into(),
                 cpu: self.hypervisor.host.cpu() as u32,
             })),
-            ExitCode::HypPanic => Next::Leave(Return::Exit(internal_error(code.to_raw()))),
+            ExitCode::HypPanic => {
+                // What the guest had in registers is lost: the vCPU does not run again unless it is initialised anew.
+                self.state.initialised = false;
+                Next::Leave(Return::Exit(internal_error(code.to_raw())))
+            }
         }
     }
 

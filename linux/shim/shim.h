@@ -94,6 +94,7 @@ long ws_rust_vcpu_ioctl(void *vcpu, u32 command, unsigned long argument);
 long ws_rust_device_ioctl(void *device, u32 command, unsigned long argument);
 int ws_rust_vcpu_mmap(void *vcpu, struct vm_area_struct *area, unsigned long pages, unsigned long offset);
 void ws_rust_release(u32 kind, void *object);
+int ws_rust_provoke(u32 kind);
 int ws_rust_cpu_take(void);
 void ws_rust_cpu_give_back(void);
 int ws_rust_mm_invalidate_begin(void *vm, unsigned long start, unsigned long end, u32 may_block);

@@ -15,7 +15,7 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
-use hyp_abi::image::Call;
+use hyp_abi::image::{Call, Provocation};
 use kvm::host::{Host, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::vgic::CpuInterface;
 
@@ -25,6 +25,19 @@ pub struct Kernel;
 
 /// Ticks a second of the host's counter.
 static COUNTER_RATE: AtomicU32 = AtomicU32::new(0);
+
+/// What the next entry into a guest is to do instead: zero, or a number of [`hyp_abi::image::Provocation`].
+static PROVOCATION: AtomicU32 = AtomicU32::new(0);
+
+/// root wrote to the parameter `provoke_hyp_panic`.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_provoke(kind: u32) -> i32 {
+    if Provocation::from_raw(kind).is_none() {
+        return Errno::EINVAL.get();
+    }
+    PROVOCATION.store(kind, Ordering::Relaxed);
+    0
+}
 
 /// Notes how fast the counter runs.
 pub fn set_counter_rate(hertz: u32) {
@@ -239,7 +252,12 @@ impl Host for Kernel {
 
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
         let at = context.0.as_ptr() as u32;
-        match hyp_mode::call(Call::EnterGuest, at, 0, 0) {
+        let result = if PROVOCATION.load(Ordering::Relaxed) == 0 {
+            hyp_mode::call(Call::EnterGuest, at, 0, 0)
+        } else {
+            hyp_mode::call(Call::Provoke, at, PROVOCATION.swap(0, Ordering::Relaxed), 0)
+        };
+        match result {
             Some(code) => ExitCode::from_raw(code),
             None => ExitCode::Gone,
         }
