@@ -76,10 +76,6 @@ pub const IPA_BITS: u32 = 40;
 impl Ipa {
     /// The address if it lies within the 40 bits that stage 2 translates.
     pub const fn checked(raw: u64) -> Option<Self> {
-        if raw >> IPA_BITS == 0 {
-            Some(Self(raw))
-        } else {
-            None
-        }
+        if raw >> IPA_BITS == 0 { Some(Self(raw)) } else { None }
     }
 }

@@ -122,8 +122,7 @@ impl Ccsidr {
 
     /// The operands for every line of the cache at `level`.
     pub fn set_ways(self, level: u32) -> impl Iterator<Item = u32> {
-        (0..self.ways())
-            .flat_map(move |way| (0..self.sets()).map(move |set| self.set_way(level, set, way)))
+        (0..self.ways()).flat_map(move |way| (0..self.sets()).map(move |set| self.set_way(level, set, way)))
     }
 }
 
@@ -149,17 +148,11 @@ mod tests {
     fn ccsidr_of_cortex_a15() {
         // 32 KiB level 1 data cache: 64-byte lines, 2 ways, 256 sets. 2 MiB level 2: 16 ways, 2048 sets.
         let level1 = Ccsidr::new(0x701f_e00a);
-        assert_eq!(
-            (level1.line_bytes(), level1.ways(), level1.sets()),
-            (64, 2, 256)
-        );
+        assert_eq!((level1.line_bytes(), level1.ways(), level1.sets()), (64, 2, 256));
         assert_eq!(level1.set_way(1, 0, 0), 0);
         assert_eq!(level1.set_way(1, 255, 1), 0x8000_3fc0);
         let level2 = Ccsidr::new(0x70ff_e07a);
-        assert_eq!(
-            (level2.line_bytes(), level2.ways(), level2.sets()),
-            (64, 16, 2048)
-        );
+        assert_eq!((level2.line_bytes(), level2.ways(), level2.sets()), (64, 16, 2048));
         assert_eq!(level2.set_way(2, 2047, 15), 0xf001_ffc2);
         assert_eq!(level2.set_ways(2).count(), 16 * 2048);
     }

@@ -65,11 +65,7 @@ impl Condition {
 
     /// CV and COND, bits 24 and \[23:20\] of a syndrome that has them.
     pub const fn from_hsr(hsr: u32) -> Self {
-        if hsr & 1 << 24 != 0 {
-            Self::Code(ConditionCode::new(hsr >> 20))
-        } else {
-            Self::ItState
-        }
+        if hsr & 1 << 24 != 0 { Self::Code(ConditionCode::new(hsr >> 20)) } else { Self::ItState }
     }
 
     /// Whether the trapped instruction is to be carried out, given the guest's CPSR (SPSR_hyp).
@@ -88,22 +84,14 @@ impl Condition {
 /// The condition that ITSTATE puts on the current instruction. `None`: Arm state, or outside an IT block.
 pub const fn it_condition(cpsr: Psr) -> Option<ConditionCode> {
     let it = cpsr.it_state();
-    if !cpsr.contains(Psr::T) || it & 0xf == 0 {
-        None
-    } else {
-        Some(ConditionCode::new(it as u32 >> 4))
-    }
+    if !cpsr.contains(Psr::T) || it & 0xf == 0 { None } else { Some(ConditionCode::new(it as u32 >> 4)) }
 }
 
 /// The status after the current instruction: ITSTATE moved on by one (ITAdvance), all else kept.
 pub const fn advance_it_state(cpsr: Psr) -> Psr {
     let it = cpsr.it_state();
     // The last instruction of a block leaves IT[2:0] zero; otherwise IT[4:0] shifts left below the condition base.
-    let next = if it & 0b111 == 0 {
-        0
-    } else {
-        it & 0b1110_0000 | (it << 1) & 0b0001_1111
-    };
+    let next = if it & 0b111 == 0 { 0 } else { it & 0b1110_0000 | (it << 1) & 0b0001_1111 };
     cpsr.with_it_state(next)
 }
 
@@ -119,11 +107,7 @@ pub enum InstructionLength {
 impl InstructionLength {
     /// HSR.IL, bit 25.
     pub const fn from_hsr(hsr: u32) -> Self {
-        if hsr & 1 << 25 != 0 {
-            Self::Word
-        } else {
-            Self::Halfword
-        }
+        if hsr & 1 << 25 != 0 { Self::Word } else { Self::Halfword }
     }
 
     /// The length in bytes.
@@ -177,18 +161,8 @@ mod tests {
         for code in 0..16u8 {
             for flags in 0..16u32 {
                 let cpsr = Psr::from_bits_retain(flags << 28);
-                let expected = table_a8_1(
-                    code,
-                    flags & 8 != 0,
-                    flags & 4 != 0,
-                    flags & 2 != 0,
-                    flags & 1 != 0,
-                );
-                assert_eq!(
-                    ConditionCode::new(code.into()).holds(cpsr),
-                    expected,
-                    "{code:#x} {flags:#x}"
-                );
+                let expected = table_a8_1(code, flags & 8 != 0, flags & 4 != 0, flags & 2 != 0, flags & 1 != 0);
+                assert_eq!(ConditionCode::new(code.into()).holds(cpsr), expected, "{code:#x} {flags:#x}");
             }
         }
     }
@@ -221,10 +195,7 @@ mod tests {
     #[test]
     fn condition_from_a_syndrome() {
         assert_eq!(Condition::from_hsr(0x0fe0_0000), Condition::ALWAYS);
-        assert_eq!(
-            Condition::from_hsr(0x0f10_0000),
-            Condition::Code(ConditionCode::new(1))
-        );
+        assert_eq!(Condition::from_hsr(0x0f10_0000), Condition::Code(ConditionCode::new(1)));
         assert_eq!(Condition::from_hsr(0x0ef0_0000), Condition::ItState);
     }
 
@@ -232,15 +203,9 @@ mod tests {
     fn skipping() {
         use InstructionLength::{Halfword, Word};
         let thumb = Psr::T.with_it_state(0b0000_1011);
-        assert_eq!(
-            skip_instruction(0x8000, Psr::empty(), Word),
-            (0x8004, Psr::empty())
-        );
+        assert_eq!(skip_instruction(0x8000, Psr::empty(), Word), (0x8004, Psr::empty()));
         assert_eq!(skip_instruction(0x8000, Psr::empty(), Halfword).0, 0x8004);
-        assert_eq!(
-            skip_instruction(0x8000, thumb, Halfword),
-            (0x8002, Psr::T.with_it_state(0b0001_0110))
-        );
+        assert_eq!(skip_instruction(0x8000, thumb, Halfword), (0x8002, Psr::T.with_it_state(0b0001_0110)));
         assert_eq!(skip_instruction(0x8000, thumb, Word).0, 0x8004);
         assert_eq!(skip_instruction(0xffff_fffe, Psr::T, Halfword).0, 0);
         assert_eq!(skip_instruction(0xffff_fffc, Psr::empty(), Word).0, 0);

@@ -160,14 +160,7 @@ impl Midr {
     /// Cortex-A15 erratum 766422 (r0p4): HSR.SRT of a Thumb store's data abort may name the wrong register, so that
     /// the instruction itself has to be read.
     pub const fn erratum_766422(self) -> bool {
-        matches!(self.core(), Core::CortexA15)
-            && matches!(
-                self.revision(),
-                Revision {
-                    variant: 0,
-                    patch: 4
-                }
-            )
+        matches!(self.core(), Core::CortexA15) && matches!(self.revision(), Revision { variant: 0, patch: 4 })
     }
 
     /// Cortex-A7 erratum 814220 (r0p2 to r0p5): a set/way operation on level 2 may overtake those on level 1, so that a DSB
@@ -180,14 +173,10 @@ impl Midr {
     /// How its branch predictor is to be emptied between a guest and whoever runs next.
     pub const fn branch_predictor(self) -> BranchPredictor {
         match self.core() {
-            Core::CortexA7
-            | Core::CortexA32
-            | Core::CortexA35
-            | Core::CortexA53
-            | Core::CortexA55 => BranchPredictor::NotVulnerable,
-            Core::CortexA12 | Core::CortexA17 | Core::CortexA73 | Core::CortexA75 => {
-                BranchPredictor::Bpiall
+            Core::CortexA7 | Core::CortexA32 | Core::CortexA35 | Core::CortexA53 | Core::CortexA55 => {
+                BranchPredictor::NotVulnerable
             }
+            Core::CortexA12 | Core::CortexA17 | Core::CortexA73 | Core::CortexA75 => BranchPredictor::Bpiall,
             Core::CortexA15 | Core::BrahmaB15 => BranchPredictor::Iciallu,
             Core::CortexA57 | Core::CortexA72 => BranchPredictor::Firmware,
             Core::Other => BranchPredictor::Unknown,
@@ -221,18 +210,13 @@ mod tests {
         ];
         for (bits, core, (variant, patch)) in known {
             let midr = Midr::new(bits);
-            assert_eq!(
-                (midr.core(), midr.revision()),
-                (core, Revision::new(variant, patch))
-            );
+            assert_eq!((midr.core(), midr.revision()), (core, Revision::new(variant, patch)));
         }
     }
 
     #[test]
     fn revisions_are_ordered() {
-        let all: Vec<Revision> = (0..16)
-            .flat_map(|v| (0..16).map(move |p| Revision::new(v, p)))
-            .collect();
+        let all: Vec<Revision> = (0..16).flat_map(|v| (0..16).map(move |p| Revision::new(v, p))).collect();
         assert!(all.is_sorted());
         for (index, each) in all.iter().enumerate() {
             for (other_index, other) in all.iter().enumerate() {
@@ -243,9 +227,7 @@ mod tests {
 
     #[test]
     fn erratum_798181_by_revision_and_fix() {
-        use Erratum798181::{
-            Absent as No, DummyInvalidation as Part, DummyInvalidationAndInterrupt as Full,
-        };
+        use Erratum798181::{Absent as No, DummyInvalidation as Part, DummyInvalidationAndInterrupt as Full};
         // Columns: no fix, REVIDR[4], REVIDR[9], both.
         let rows = [
             ((0, 0), [Full, Full, Full, Full]),
@@ -259,10 +241,7 @@ mod tests {
             ((4, 0), [No, No, No, No]),
         ];
         for ((variant, patch), expected) in rows {
-            for (revidr, expected) in [0, 1 << 4, 1 << 9, 1 << 9 | 1 << 4]
-                .into_iter()
-                .zip(expected)
-            {
+            for (revidr, expected) in [0, 1 << 4, 1 << 9, 1 << 9 | 1 << 4].into_iter().zip(expected) {
                 let found = a15(variant, patch).erratum_798181(revidr);
                 assert_eq!(found, expected, "r{variant}p{patch} {revidr:#x}");
             }
@@ -274,14 +253,10 @@ mod tests {
 
     #[test]
     fn errata_of_one_revision_or_few() {
-        let affected: Vec<u32> = (0..256)
-            .map(|n| A15 | (n >> 4) << 20 | n & 0xf)
-            .filter(|&midr| Midr::new(midr).erratum_766422())
-            .collect();
+        let affected: Vec<u32> =
+            (0..256).map(|n| A15 | (n >> 4) << 20 | n & 0xf).filter(|&midr| Midr::new(midr).erratum_766422()).collect();
         assert_eq!(affected, [0x410f_c0f4]);
-        let affected: Vec<u32> = (0..16)
-            .filter(|patch| Midr::new(0x410f_c070 | patch).erratum_814220())
-            .collect();
+        let affected: Vec<u32> = (0..16).filter(|patch| Midr::new(0x410f_c070 | patch).erratum_814220()).collect();
         assert_eq!(affected, [2, 3, 4, 5]);
         assert!(!Midr::new(0x411f_c072).erratum_814220());
         assert!(!a15(0, 4).erratum_814220() && !Midr::new(0x410f_c074).erratum_766422());
@@ -289,26 +264,11 @@ mod tests {
 
     #[test]
     fn branch_predictors() {
-        assert_eq!(
-            Midr::new(0x412f_c0f1).branch_predictor(),
-            BranchPredictor::Iciallu
-        );
-        assert_eq!(
-            Midr::new(0x410f_c0d1).branch_predictor(),
-            BranchPredictor::Bpiall
-        );
-        assert_eq!(
-            Midr::new(0x411f_c0e1).branch_predictor(),
-            BranchPredictor::Bpiall
-        );
-        assert_eq!(
-            Midr::new(0x410f_c075).branch_predictor(),
-            BranchPredictor::NotVulnerable
-        );
-        assert_eq!(
-            Midr::new(0x411f_d070).branch_predictor(),
-            BranchPredictor::Firmware
-        );
+        assert_eq!(Midr::new(0x412f_c0f1).branch_predictor(), BranchPredictor::Iciallu);
+        assert_eq!(Midr::new(0x410f_c0d1).branch_predictor(), BranchPredictor::Bpiall);
+        assert_eq!(Midr::new(0x411f_c0e1).branch_predictor(), BranchPredictor::Bpiall);
+        assert_eq!(Midr::new(0x410f_c075).branch_predictor(), BranchPredictor::NotVulnerable);
+        assert_eq!(Midr::new(0x411f_d070).branch_predictor(), BranchPredictor::Firmware);
         assert_eq!(Midr::new(0).branch_predictor(), BranchPredictor::Unknown);
     }
 }

@@ -33,30 +33,17 @@ pub struct Cp15Wide {
 impl Cp15 {
     /// The register in the order in which the manual's tables sort: CRn, opc1, CRm, opc2. Higher bits are cut off.
     pub const fn new(crn: u8, opc1: u8, crm: u8, opc2: u8) -> Self {
-        Self {
-            crn: crn & 0xf,
-            opc1: opc1 & 0x7,
-            crm: crm & 0xf,
-            opc2: opc2 & 0x7,
-        }
+        Self { crn: crn & 0xf, opc1: opc1 & 0x7, crm: crm & 0xf, opc2: opc2 & 0x7 }
     }
 
     /// The register that the ISS of a trapped MRC or MCR names.
     pub const fn from_iss(iss: u32) -> Self {
-        Self::new(
-            (iss >> 10) as u8,
-            (iss >> 14) as u8,
-            (iss >> 1) as u8,
-            (iss >> 17) as u8,
-        )
+        Self::new((iss >> 10) as u8, (iss >> 14) as u8, (iss >> 1) as u8, (iss >> 17) as u8)
     }
 
     /// The low 16 bits of a KVM register id: CRn \[14:11\], CRm \[10:7\], opc1 \[6:3\], opc2 \[2:0\].
     pub const fn to_one_reg(self) -> u16 {
-        (self.crn as u16) << 11
-            | (self.crm as u16) << 7
-            | (self.opc1 as u16) << 3
-            | self.opc2 as u16
+        (self.crn as u16) << 11 | (self.crm as u16) << 7 | (self.opc1 as u16) << 3 | self.opc2 as u16
     }
 
     /// The register of the low 16 bits of a KVM register id. `None`: a bit is set that no register has.
@@ -65,22 +52,14 @@ impl Cp15 {
         if id & (1 << 15 | 1 << 6) != 0 {
             return None;
         }
-        Some(Self::new(
-            (id >> 11) as u8,
-            (id >> 3) as u8,
-            (id >> 7) as u8,
-            id as u8,
-        ))
+        Some(Self::new((id >> 11) as u8, (id >> 3) as u8, (id >> 7) as u8, id as u8))
     }
 }
 
 impl Cp15Wide {
     /// The register; higher bits are cut off.
     pub const fn new(opc1: u8, crm: u8) -> Self {
-        Self {
-            opc1: opc1 & 0xf,
-            crm: crm & 0xf,
-        }
+        Self { opc1: opc1 & 0xf, crm: crm & 0xf }
     }
 
     /// The register that the ISS of a trapped MRRC or MCRR names.
@@ -95,11 +74,7 @@ impl Cp15Wide {
 
     /// The register of the low 16 bits of a KVM register id. `None`: a bit is set that no register has.
     pub const fn from_one_reg(id: u16) -> Option<Self> {
-        if id & !0x07f8 != 0 {
-            None
-        } else {
-            Some(Self::new((id >> 3) as u8, (id >> 7) as u8))
-        }
+        if id & !0x07f8 != 0 { None } else { Some(Self::new((id >> 3) as u8, (id >> 7) as u8)) }
     }
 }
 
@@ -531,10 +506,7 @@ mod tests {
         let iss = 7 << 17 | 2 << 14 | 13 << 10 | 5 << 5 | 9 << 1 | 1;
         assert_eq!(Cp15::from_iss(iss), Cp15::new(13, 2, 9, 7));
         // MRRC p15, 3, r5, r6, c14: opc1 [19:16], Rt2 [13:10], Rt [8:5], CRm [4:1].
-        assert_eq!(
-            Cp15Wide::from_iss(3 << 16 | 6 << 10 | 5 << 5 | 14 << 1),
-            wide::CNTV_CVAL
-        );
+        assert_eq!(Cp15Wide::from_iss(3 << 16 | 6 << 10 | 5 << 5 | 14 << 1), wide::CNTV_CVAL);
     }
 
     proptest! {

@@ -71,11 +71,7 @@ pub struct Entry {
 impl Entry {
     /// What taking `exception` does to a guest at the instruction `pc` with this CPSR, SCTLR and VBAR.
     pub const fn take(exception: Exception, pc: u32, cpsr: Psr, sctlr: Sctlr, vbar: u32) -> Self {
-        let base = if sctlr.contains(Sctlr::V) {
-            0xffff_0000
-        } else {
-            vbar & !0x1f
-        };
+        let base = if sctlr.contains(Sctlr::V) { 0xffff_0000 } else { vbar & !0x1f };
         Self {
             mode: exception.mode(),
             lr: exception.link(pc, cpsr.contains(Psr::T)),
@@ -88,9 +84,7 @@ impl Entry {
 
 const fn status(exception: Exception, cpsr: Psr, sctlr: Sctlr) -> Psr {
     let replaced = Psr::J.union(Psr::T).union(Psr::E).union(Psr::IT).bits();
-    let mut new = Psr::from_bits_retain(cpsr.bits() & !replaced)
-        .with_mode(exception.mode())
-        .union(Psr::I);
+    let mut new = Psr::from_bits_retain(cpsr.bits() & !replaced).with_mode(exception.mode()).union(Psr::I);
     // With the Virtualization Extensions SCR.AW does not keep an abort from masking A in Non-secure state.
     if !matches!(exception, Exception::Undefined) {
         new = new.union(Psr::A);
@@ -134,11 +128,7 @@ mod tests {
     use crate::long_descriptor::Level;
     use proptest::prelude::*;
 
-    const ALL: [Exception; 3] = [
-        Exception::Undefined,
-        Exception::PrefetchAbort,
-        Exception::DataAbort,
-    ];
+    const ALL: [Exception; 3] = [Exception::Undefined, Exception::PrefetchAbort, Exception::DataAbort];
 
     fn take(exception: Exception, cpsr: Psr, sctlr: Sctlr) -> Entry {
         Entry::take(exception, 0x8000, cpsr, sctlr, 0xc000_0000)
@@ -148,79 +138,33 @@ mod tests {
     fn vectors_and_links_of_the_manual() {
         // B1.8: the tables of vector offsets, and of what is added to the preferred return address by state.
         let rows = [
-            (
-                Exception::Undefined,
-                Psr::empty(),
-                Mode::Und,
-                0xc000_0004,
-                0x8004,
-            ),
+            (Exception::Undefined, Psr::empty(), Mode::Und, 0xc000_0004, 0x8004),
             (Exception::Undefined, Psr::T, Mode::Und, 0xc000_0004, 0x8002),
-            (
-                Exception::PrefetchAbort,
-                Psr::empty(),
-                Mode::Abt,
-                0xc000_000c,
-                0x8004,
-            ),
-            (
-                Exception::PrefetchAbort,
-                Psr::T,
-                Mode::Abt,
-                0xc000_000c,
-                0x8004,
-            ),
-            (
-                Exception::DataAbort,
-                Psr::empty(),
-                Mode::Abt,
-                0xc000_0010,
-                0x8008,
-            ),
+            (Exception::PrefetchAbort, Psr::empty(), Mode::Abt, 0xc000_000c, 0x8004),
+            (Exception::PrefetchAbort, Psr::T, Mode::Abt, 0xc000_000c, 0x8004),
+            (Exception::DataAbort, Psr::empty(), Mode::Abt, 0xc000_0010, 0x8008),
             (Exception::DataAbort, Psr::T, Mode::Abt, 0xc000_0010, 0x8008),
         ];
         for (exception, state, mode, pc, lr) in rows {
             let before = state.union(Psr::in_mode(Mode::Svc));
             let entry = take(exception, before, Sctlr::RESET);
-            assert_eq!(
-                (entry.mode, entry.pc, entry.lr, entry.spsr),
-                (mode, pc, lr, before)
-            );
+            assert_eq!((entry.mode, entry.pc, entry.lr, entry.spsr), (mode, pc, lr, before));
         }
     }
 
     #[test]
     fn high_vectors_ignore_vbar() {
-        assert_eq!(
-            take(Exception::DataAbort, Psr::empty(), Sctlr::V).pc,
-            0xffff_0010
-        );
+        assert_eq!(take(Exception::DataAbort, Psr::empty(), Sctlr::V).pc, 0xffff_0010);
     }
 
     #[test]
     fn masks() {
         let user = Psr::in_mode(Mode::User);
-        assert_eq!(
-            take(Exception::Undefined, user, Sctlr::RESET).cpsr.bits(),
-            0x9b
-        );
-        assert_eq!(
-            take(Exception::DataAbort, user, Sctlr::RESET).cpsr.bits(),
-            0x197
-        );
-        assert_eq!(
-            take(Exception::PrefetchAbort, user, Sctlr::RESET)
-                .cpsr
-                .bits(),
-            0x197
-        );
+        assert_eq!(take(Exception::Undefined, user, Sctlr::RESET).cpsr.bits(), 0x9b);
+        assert_eq!(take(Exception::DataAbort, user, Sctlr::RESET).cpsr.bits(), 0x197);
+        assert_eq!(take(Exception::PrefetchAbort, user, Sctlr::RESET).cpsr.bits(), 0x197);
         let fiq_masked = user.union(Psr::F).union(Psr::A);
-        assert_eq!(
-            take(Exception::Undefined, fiq_masked, Sctlr::RESET)
-                .cpsr
-                .bits(),
-            0x1db
-        );
+        assert_eq!(take(Exception::Undefined, fiq_masked, Sctlr::RESET).cpsr.bits(), 0x1db);
     }
 
     #[test]

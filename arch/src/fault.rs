@@ -130,10 +130,7 @@ impl FaultStatus {
 
     /// Whether it is a fault of the translation tables that mapping, or granting a right, cures.
     pub const fn is_curable(self) -> bool {
-        matches!(
-            self,
-            Self::Translation(_) | Self::AccessFlag(_) | Self::Permission(_)
-        )
+        matches!(self, Self::Translation(_) | Self::AccessFlag(_) | Self::Permission(_))
     }
 
     /// The level at which translation failed, for faults that have one.
@@ -160,10 +157,7 @@ mod tests {
     fn long_codes_survive_the_round_trip() {
         for code in 0..64 {
             assert_eq!(FaultStatus::from_long(code).to_long(), code);
-            assert_eq!(
-                FaultStatus::from_long(code | 0xffff_ffc0),
-                FaultStatus::from_long(code)
-            );
+            assert_eq!(FaultStatus::from_long(code | 0xffff_ffc0), FaultStatus::from_long(code));
         }
     }
 
@@ -194,32 +188,20 @@ mod tests {
         for (code, meaning) in table {
             assert_eq!(FaultStatus::from_long(code), meaning, "{code:#08b}");
         }
-        for code in [
-            0b00_0100, 0b00_1000, 0b00_1100, 0b01_0100, 0b01_1100, 0b11_1100, 0b11_1111, 0b10_0000,
-        ] {
-            assert_eq!(
-                FaultStatus::from_long(code),
-                FaultStatus::Reserved(code as u8)
-            );
+        for code in [0b00_0100, 0b00_1000, 0b00_1100, 0b01_0100, 0b01_1100, 0b11_1100, 0b11_1111, 0b10_0000] {
+            assert_eq!(FaultStatus::from_long(code), FaultStatus::Reserved(code as u8));
         }
     }
 
     #[test]
     fn short_codes_are_distinct_and_those_of_table_b3_23() {
-        let all: BTreeSet<u32> = (0..64)
-            .filter_map(|code| FaultStatus::from_long(code).to_short())
-            .collect();
+        let all: BTreeSet<u32> = (0..64).filter_map(|code| FaultStatus::from_long(code).to_short()).collect();
         // Table B3-23 without instruction cache maintenance (0b00100), which the long format does not have.
         let expected = [
-            0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10,
-            0x14, 0x16, 0x18, 0x19, 0x1a, 0x1c, 0x1e,
+            0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10, 0x14, 0x16, 0x18, 0x19,
+            0x1a, 0x1c, 0x1e,
         ];
         assert_eq!(all, BTreeSet::from(expected));
-        assert_eq!(
-            (0..64)
-                .filter(|&code| FaultStatus::from_long(code).to_short().is_some())
-                .count(),
-            all.len()
-        );
+        assert_eq!((0..64).filter(|&code| FaultStatus::from_long(code).to_short().is_some()).count(), all.len());
     }
 }

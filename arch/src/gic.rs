@@ -292,11 +292,7 @@ impl ListRegister {
 
     /// The physical interrupt that it is tied to.
     pub const fn hardware(self) -> Option<u32> {
-        if self.0 & Self::HW != 0 {
-            Some(self.0 >> 10 & 0x3ff)
-        } else {
-            None
-        }
+        if self.0 & Self::HW != 0 { Some(self.0 >> 10 & 0x3ff) } else { None }
     }
 
     /// Asks for a maintenance interrupt at its end.
@@ -320,22 +316,13 @@ mod tests {
         assert_eq!(ListRegister::EMPTY.with_pending(true).raw(), 1 << 28);
         assert_eq!(ListRegister::EMPTY.with_active(true).raw(), 1 << 29);
         assert_eq!(ListRegister::EMPTY.with_group1(true).raw(), 1 << 30);
-        assert_eq!(
-            ListRegister::EMPTY.with_hardware(27).raw(),
-            1 << 31 | 27 << 10
-        );
+        assert_eq!(ListRegister::EMPTY.with_hardware(27).raw(), 1 << 31 | 27 << 10);
         assert_eq!(ListRegister::EMPTY.with_eoi_notice().raw(), 1 << 19);
         assert_eq!(ListRegister::EMPTY.with_source(5).raw(), 5 << 10);
         assert_eq!(ListRegister::new(3, 0xa8).priority(), 0xa8);
         assert_eq!(gich::list_registers(0x9000_0003), 4);
         // GIC-400: five bits of either, four list registers.
-        assert_eq!(
-            (
-                gich::priority_bits(0x9000_0003),
-                gich::preemption_bits(0x9000_0003)
-            ),
-            (5, 5)
-        );
+        assert_eq!((gich::priority_bits(0x9000_0003), gich::preemption_bits(0x9000_0003)), (5, 5));
         assert_eq!(gich::eoi_count(0xf800_0001), 31);
     }
 }

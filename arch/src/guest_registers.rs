@@ -87,11 +87,7 @@ bitflags! {
 impl Ttbcr {
     /// The bits that stop every walk, in the format that EAE selects.
     pub const fn walks_disabled(self) -> Self {
-        let stop = if self.contains(Self::EAE) {
-            Self::EPD0.union(Self::EPD1)
-        } else {
-            Self::PD0.union(Self::PD1)
-        };
+        let stop = if self.contains(Self::EAE) { Self::EPD0.union(Self::EPD1) } else { Self::PD0.union(Self::PD1) };
         self.union(stop)
     }
 }
@@ -137,9 +133,7 @@ mod tests {
 
     #[test]
     fn sctlr_reset_values() {
-        let named = Sctlr::all()
-            .iter_names()
-            .fold(0, |bits, (_, flag)| bits | flag.bits());
+        let named = Sctlr::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
         assert_eq!(named & Sctlr::RES1.bits(), 0);
         // Cortex-A15 TRM: 0x00c50878, where branch prediction cannot be switched off.
         assert_eq!((Sctlr::RESET | Sctlr::Z).bits(), 0x00c5_0878);
@@ -153,9 +147,6 @@ mod tests {
 
     #[test]
     fn fpexc_bits() {
-        assert_eq!(
-            (Fpexc::EX | Fpexc::EN | Fpexc::DEX | Fpexc::FP2V | Fpexc::VV | Fpexc::TFV).bits(),
-            0xfc00_0000
-        );
+        assert_eq!((Fpexc::EX | Fpexc::EN | Fpexc::DEX | Fpexc::FP2V | Fpexc::VV | Fpexc::TFV).bits(), 0xfc00_0000);
     }
 }

@@ -91,11 +91,7 @@ bitflags! {
 impl Hstr {
     /// T`n`: trap accesses to CP15's primary register c`n`. Empty where no such bit exists (4, 14, above 15).
     pub const fn t(n: u32) -> Self {
-        if n > 15 || n == 4 || n == 14 {
-            Self::empty()
-        } else {
-            Self::from_bits_retain(1 << n)
-        }
+        if n > 15 || n == 4 || n == 14 { Self::empty() } else { Self::from_bits_retain(1 << n) }
     }
 }
 
@@ -121,11 +117,7 @@ bitflags! {
 impl Hcptr {
     /// TCP`n`: trap coprocessor `n`. Empty above 13: CP14 and CP15 have traps of their own.
     pub const fn tcp(n: u32) -> Self {
-        if n > 13 {
-            Self::empty()
-        } else {
-            Self::from_bits_retain(1 << n)
-        }
+        if n > 13 { Self::empty() } else { Self::from_bits_retain(1 << n) }
     }
 
     /// Both bits that trap VFP and NEON.
@@ -214,8 +206,7 @@ impl Htcr {
     /// The bits that are UNK/SBOP: to be written as one.
     pub const RES1: Self = Self::from_bits_retain(1 << 31 | 1 << 23);
     /// A 4 GiB space whose tables are walked through the caches, Inner Shareable.
-    pub const HYP: Self =
-        Self::from_bits_retain(Self::RES1.bits() | WALKS_INNER_SHAREABLE_WRITE_BACK);
+    pub const HYP: Self = Self::from_bits_retain(Self::RES1.bits() | WALKS_INNER_SHAREABLE_WRITE_BACK);
 }
 
 bitflags! {
@@ -251,10 +242,7 @@ impl Vtcr {
 
     /// 40-bit IPAs, walked from level 1 (two concatenated tables), through the caches, Inner Shareable.
     pub const IPA40: Self = Self::from_bits_retain(
-        Self::RES1.bits()
-            | Self::input_bits(40).bits()
-            | Self::SL0_LEVEL1.bits()
-            | WALKS_INNER_SHAREABLE_WRITE_BACK,
+        Self::RES1.bits() | Self::input_bits(40).bits() | Self::SL0_LEVEL1.bits() | WALKS_INNER_SHAREABLE_WRITE_BACK,
     );
 }
 
@@ -421,31 +409,16 @@ mod tests {
     #[test]
     fn hcr_matches_the_manual() {
         // B4.1: bits 28 to 31 are reserved, the named ones leave no hole below.
-        let named = Hcr::all()
-            .iter_names()
-            .fold(0, |bits, (_, flag)| bits | flag.bits());
+        let named = Hcr::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
         assert_eq!(named, 0x0fff_ffff);
-        assert_eq!(
-            (Hcr::TSC | Hcr::TIDCP | Hcr::TAC | Hcr::TSW).bits(),
-            0x0078_0000
-        );
+        assert_eq!((Hcr::TSC | Hcr::TIDCP | Hcr::TAC | Hcr::TSW).bits(), 0x0078_0000);
     }
 
     #[test]
     fn hstr_has_no_t4_and_no_t14() {
         assert_eq!(Hstr::t(15).bits(), 0x8000);
-        assert!(
-            Hstr::t(4).is_empty()
-                && Hstr::t(14).is_empty()
-                && Hstr::t(16).is_empty()
-                && Hstr::t(99).is_empty()
-        );
-        assert_eq!(
-            (0..32)
-                .fold(Hstr::empty(), |sum, n| sum | Hstr::t(n))
-                .bits(),
-            0xbfef
-        );
+        assert!(Hstr::t(4).is_empty() && Hstr::t(14).is_empty() && Hstr::t(16).is_empty() && Hstr::t(99).is_empty());
+        assert_eq!((0..32).fold(Hstr::empty(), |sum, n| sum | Hstr::t(n)).bits(), 0xbfef);
     }
 
     #[test]
@@ -457,9 +430,7 @@ mod tests {
 
     #[test]
     fn hsctlr_res1_overlaps_no_field() {
-        let named = Hsctlr::all()
-            .iter_names()
-            .fold(0, |bits, (_, flag)| bits | flag.bits());
+        let named = Hsctlr::all().iter_names().fold(0, |bits, (_, flag)| bits | flag.bits());
         assert_eq!(named & Hsctlr::RES1.bits(), 0);
         // Cortex-A15 TRM: HSCTLR resets to 0x30c50838, with CP15BEN set.
         assert_eq!((Hsctlr::RES1 | Hsctlr::CP15BEN).bits(), 0x30c5_0838);
@@ -478,11 +449,7 @@ mod tests {
     #[test]
     fn vttbr_refuses_what_it_cannot_hold() {
         for base in [0x1000, 1 << 40, 0x4000_1000, 1] {
-            assert_eq!(
-                Vttbr::new(HostPhys::new(base), Vmid::HOST),
-                None,
-                "{base:#x}"
-            );
+            assert_eq!(Vttbr::new(HostPhys::new(base), Vmid::HOST), None, "{base:#x}");
         }
         let vttbr = Vttbr::new(HostPhys::new(0x4000_2000), Vmid::new(0xa5)).unwrap();
         assert_eq!(vttbr.bits(), 0x00a5_0000_4000_2000);
@@ -492,9 +459,8 @@ mod tests {
     fn timer_line() {
         for bits in 0..8 {
             let ctl = CntCtl::from_bits_retain(bits);
-            let expected = ctl.contains(CntCtl::ENABLE)
-                && ctl.contains(CntCtl::ISTATUS)
-                && !ctl.contains(CntCtl::IMASK);
+            let expected =
+                ctl.contains(CntCtl::ENABLE) && ctl.contains(CntCtl::ISTATUS) && !ctl.contains(CntCtl::IMASK);
             assert_eq!(ctl.line(), expected);
         }
     }

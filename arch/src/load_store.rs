@@ -77,9 +77,7 @@ impl Shift {
             Self::Lsr(by) if by >= 32 => 0,
             Self::Lsr(by) => value.wrapping_shr(by as u32),
             // Shifting out all 32 bits leaves the sign, as shifting out 31 does.
-            Self::Asr(by) => {
-                (value as i32).wrapping_shr(if by > 31 { 31 } else { by as u32 }) as u32
-            }
+            Self::Asr(by) => (value as i32).wrapping_shr(if by > 31 { 31 } else { by as u32 }) as u32,
             Self::Ror(by) => value.rotate_right(by as u32),
             Self::Rrx => value >> 1 | (carry as u32) << 31,
         }
@@ -109,17 +107,9 @@ impl Offset {
     fn add_to(self, base: u32, registers: impl Fn(Rt) -> u32, cpsr: Psr) -> u32 {
         match self {
             Self::Immediate(bytes) => base.wrapping_add_signed(bytes),
-            Self::Register {
-                rm,
-                shift,
-                subtract,
-            } => {
+            Self::Register { rm, shift, subtract } => {
                 let value = shift.apply(registers(rm), cpsr.contains(Psr::C));
-                if subtract {
-                    base.wrapping_sub(value)
-                } else {
-                    base.wrapping_add(value)
-                }
+                if subtract { base.wrapping_sub(value) } else { base.wrapping_add(value) }
             }
         }
     }
@@ -179,10 +169,7 @@ impl LoadStore {
             Some(lowest)
         });
         let all = pair.into_iter().flatten().chain(listed);
-        all.zip(0..).map(|(rt, index)| Access {
-            rt,
-            offset: index * 4,
-        })
+        all.zip(0..).map(|(rt, index)| Access { rt, offset: index * 4 })
     }
 
     /// The addresses, from the guest's general registers, the instruction's address and the guest's CPSR.
@@ -195,10 +182,7 @@ impl LoadStore {
             (Base::Register(rn), Some(offset)) => Some((rn, offset.add_to(base, &registers, cpsr))),
             _ => None,
         };
-        Placed {
-            address: self.offset.add_to(base, &registers, cpsr),
-            writeback,
-        }
+        Placed { address: self.offset.add_to(base, &registers, cpsr), writeback }
     }
 
     /// The instruction, unless its parts contradict each other in a way that makes it UNPREDICTABLE: a written-back base
@@ -220,8 +204,7 @@ impl LoadStore {
             Registers::Two(rt, rt2) => rt == rn || rt2 == rn,
             // STM stores the old value if the base is the lowest register of the list, and an UNKNOWN one otherwise.
             Registers::List(list) => {
-                list & 1 << rn.index() != 0
-                    && (self.load || list.trailing_zeros() as usize != rn.index())
+                list & 1 << rn.index() != 0 && (self.load || list.trailing_zeros() as usize != rn.index())
             }
         };
         if clash { None } else { Some(self) }
@@ -229,14 +212,7 @@ impl LoadStore {
 }
 
 /// LDM or STM: from the base upwards or downwards, the base's own word first (`after`) or not.
-fn multiple(
-    load: bool,
-    rn: Rt,
-    list: u16,
-    up: bool,
-    after: bool,
-    write_back: bool,
-) -> Option<LoadStore> {
+fn multiple(load: bool, rn: Rt, list: u16, up: bool, after: bool, write_back: bool) -> Option<LoadStore> {
     if list == 0 || list & 1 << 15 != 0 {
         return None;
     }

@@ -151,14 +151,10 @@ const fn table(address: HostPhys) -> Option<u64> {
 /// it is. Rights, the access flag and software bits may change in place (with TLB maintenance after, where rights shrink).
 const fn needs_break(old: u64, new: u64, level: Level, memory: u64) -> bool {
     match (decode(old, level), decode(new, level)) {
-        (Decoded::Invalid | Decoded::Reserved, _) | (_, Decoded::Invalid | Decoded::Reserved) => {
-            false
-        }
+        (Decoded::Invalid | Decoded::Reserved, _) | (_, Decoded::Invalid | Decoded::Reserved) => false,
         (Decoded::Table(a), Decoded::Table(b)) => a.get() != b.get(),
         // The manual spares an address change between two read-only copies of the same bytes; that is not known here.
-        (Decoded::Leaf(a), Decoded::Leaf(b)) => {
-            a.get() != b.get() || (old ^ new) & (memory | SH | CONTIGUOUS) != 0
-        }
+        (Decoded::Leaf(a), Decoded::Leaf(b)) => a.get() != b.get() || (old ^ new) & (memory | SH | CONTIGUOUS) != 0,
         (Decoded::Table(_), Decoded::Leaf(_)) | (Decoded::Leaf(_), Decoded::Table(_)) => true,
     }
 }
@@ -190,23 +186,11 @@ pub struct Stage2Access {
 
 impl Stage2Access {
     /// Memory that a guest does with as it likes.
-    pub const ALL: Self = Self {
-        read: true,
-        write: true,
-        execute: true,
-    };
+    pub const ALL: Self = Self { read: true, write: true, execute: true };
     /// Memory whose first write is of interest (dirty log, copy on write, read-only slots).
-    pub const READ_EXECUTE: Self = Self {
-        read: true,
-        write: false,
-        execute: true,
-    };
+    pub const READ_EXECUTE: Self = Self { read: true, write: false, execute: true };
     /// Registers of a device.
-    pub const READ_WRITE: Self = Self {
-        read: true,
-        write: true,
-        execute: false,
-    };
+    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
 }
 
 /// One entry of a stage 2 table.
@@ -244,12 +228,7 @@ impl Stage2Descriptor {
     /// guest cannot weaken; Device and Strongly-ordered memory Outer Shareable, as it always is.
     ///
     /// `None`: not aligned to [`Level::size`], or beyond 40 bits.
-    pub const fn leaf(
-        to: HostPhys,
-        level: Level,
-        memory: Stage2Memory,
-        access: Stage2Access,
-    ) -> Option<Self> {
+    pub const fn leaf(to: HostPhys, level: Level, memory: Stage2Memory, access: Stage2Access) -> Option<Self> {
         let Some(bits) = leaf(to, level) else {
             return None;
         };
@@ -346,10 +325,7 @@ impl Stage2Descriptor {
             return None;
         }
         let attributes = self.0 & !(ADDRESS | VALID | TABLE_OR_PAGE);
-        match leaf(
-            HostPhys::new(base.get() | (index as u64) << below.shift()),
-            below,
-        ) {
+        match leaf(HostPhys::new(base.get() | (index as u64) << below.shift()), below) {
             Some(bits) => Some(Self(bits | attributes)),
             None => None,
         }
@@ -407,12 +383,7 @@ impl HypDescriptor {
 
     /// A block (levels 1 and 2) or page (level 3) with the access flag set, Inner Shareable if Normal. Device memory is
     /// never executable, whatever `access` says. `None`: not aligned to [`Level::size`], or beyond 40 bits.
-    pub const fn leaf(
-        to: HostPhys,
-        level: Level,
-        memory: HypMemory,
-        access: HypAccess,
-    ) -> Option<Self> {
+    pub const fn leaf(to: HostPhys, level: Level, memory: HypMemory, access: HypAccess) -> Option<Self> {
         let Some(mut bits) = leaf(to, level) else {
             return None;
         };

@@ -94,17 +94,8 @@ pub enum Mode {
 
 impl Mode {
     /// All nine.
-    pub const ALL: [Self; 9] = [
-        Self::User,
-        Self::Fiq,
-        Self::Irq,
-        Self::Svc,
-        Self::Mon,
-        Self::Abt,
-        Self::Hyp,
-        Self::Und,
-        Self::Sys,
-    ];
+    pub const ALL: [Self; 9] =
+        [Self::User, Self::Fiq, Self::Irq, Self::Svc, Self::Mon, Self::Abt, Self::Hyp, Self::Und, Self::Sys];
 
     /// The mode that a status word names. `None`: a reserved encoding.
     pub const fn from_psr(psr: u32) -> Option<Self> {

@@ -218,10 +218,7 @@ impl Trap {
         let condition = Condition::from_hsr(hsr);
         Some(match exception_class(hsr) {
             0x00 => Self::Unknown,
-            0x01 => Self::Wait {
-                event: hsr & 1 != 0,
-                condition,
-            },
+            0x01 => Self::Wait { event: hsr & 1 != 0, condition },
             0x03 => match register_access(hsr) {
                 Some(access) => Self::Cp15(access),
                 None => Self::Unpredictable { condition },
@@ -234,20 +231,9 @@ impl Trap {
                 Some(access) => Self::Cp14(access),
                 None => Self::Unpredictable { condition },
             },
-            0x06 => Self::Cp14Memory {
-                load: hsr & 1 != 0,
-                condition,
-            },
-            0x07 => Self::Coprocessor {
-                coprocessor: (hsr & 0xf) as u8,
-                simd: hsr & 1 << 5 != 0,
-                condition,
-            },
-            0x08 => Self::VfpId {
-                register: Cp15::from_iss(hsr).crn,
-                rt: Rt::new(hsr >> 5),
-                condition,
-            },
+            0x06 => Self::Cp14Memory { load: hsr & 1 != 0, condition },
+            0x07 => Self::Coprocessor { coprocessor: (hsr & 0xf) as u8, simd: hsr & 1 << 5 != 0, condition },
+            0x08 => Self::VfpId { register: Cp15::from_iss(hsr).crn, rt: Rt::new(hsr >> 5), condition },
             0x09 => Self::Jazelle { condition },
             0x0a => Self::Bxj { condition },
             0x0c => match wide_register_access(hsr) {
@@ -255,12 +241,8 @@ impl Trap {
                 None => Self::Unpredictable { condition },
             },
             0x0e => Self::IllegalState,
-            0x11 => Self::Svc {
-                immediate: hsr as u16,
-            },
-            0x12 => Self::Hvc {
-                immediate: hsr as u16,
-            },
+            0x11 => Self::Svc { immediate: hsr as u16 },
+            0x12 => Self::Hvc { immediate: hsr as u16 },
             0x13 => Self::Smc,
             0x20 => Self::PrefetchAbort(prefetch_abort(hsr)),
             0x21 => Self::HypPrefetchAbort(prefetch_abort(hsr)),
@@ -331,12 +313,7 @@ const fn register_access(hsr: u32) -> Option<RegisterAccess> {
     if write && rt.is_none() {
         return None;
     }
-    Some(RegisterAccess {
-        op: Cp15::from_iss(hsr),
-        rt,
-        write,
-        condition: Condition::from_hsr(hsr),
-    })
+    Some(RegisterAccess { op: Cp15::from_iss(hsr), rt, write, condition: Condition::from_hsr(hsr) })
 }
 
 const fn wide_register_access(hsr: u32) -> Option<WideRegisterAccess> {
@@ -344,21 +321,11 @@ const fn wide_register_access(hsr: u32) -> Option<WideRegisterAccess> {
         return None;
     };
     let condition = Condition::from_hsr(hsr);
-    Some(WideRegisterAccess {
-        op: Cp15Wide::from_iss(hsr),
-        rt,
-        rt2,
-        write: hsr & 1 == 0,
-        condition,
-    })
+    Some(WideRegisterAccess { op: Cp15Wide::from_iss(hsr), rt, rt2, write: hsr & 1 == 0, condition })
 }
 
 const fn prefetch_abort(hsr: u32) -> PrefetchAbort {
-    PrefetchAbort {
-        external: hsr & 1 << 9 != 0,
-        stage1_walk: hsr & 1 << 7 != 0,
-        fault: FaultStatus::from_long(hsr),
-    }
+    PrefetchAbort { external: hsr & 1 << 9 != 0, stage1_walk: hsr & 1 << 7 != 0, fault: FaultStatus::from_long(hsr) }
 }
 
 const fn data_abort(hsr: u32) -> DataAbort {
@@ -383,11 +350,7 @@ const fn access_syndrome(hsr: u32) -> Option<AccessSyndrome> {
         _ => return None,
     };
     match Rt::new(hsr >> 16) {
-        Some(rt) => Some(AccessSyndrome {
-            size,
-            sign_extend: hsr & 1 << 21 != 0,
-            rt,
-        }),
+        Some(rt) => Some(AccessSyndrome { size, sign_extend: hsr & 1 << 21 != 0, rt }),
         None => None,
     }
 }

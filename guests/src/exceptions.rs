@@ -65,12 +65,7 @@ struct Shared(UnsafeCell<State>);
 // SAFETY: only the boot vCPU runs tests; `with` keeps each access apart from the others.
 unsafe impl Sync for Shared {}
 
-static STATE: Shared = Shared(UnsafeCell::new(State {
-    test: "start",
-    catching: false,
-    caught: None,
-    irq: None,
-}));
+static STATE: Shared = Shared(UnsafeCell::new(State { test: "start", catching: false, caught: None, irq: None }));
 
 fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
     let masked = sysreg::cpsr() & 0x80 != 0;
@@ -85,14 +80,7 @@ fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
 
 /// Blames exceptions that nobody asks for on this test from here on.
 pub fn watch(test: &'static str) {
-    with(|state| {
-        *state = State {
-            test,
-            catching: false,
-            caught: None,
-            irq: None,
-        }
-    });
+    with(|state| *state = State { test, catching: false, caught: None, irq: None });
 }
 
 /// The test that runs.
@@ -133,24 +121,14 @@ extern "C" fn taken(kind: u32, frame: &mut Frame) {
             frame.lr = frame.lr.wrapping_sub(4);
         }
         (Kind::Undefined | Kind::Supervisor | Kind::Data, _) if catching => {
-            let caught = Caught {
-                kind,
-                lr: frame.lr,
-                spsr: frame.spsr,
-                cpsr: frame.cpsr,
-            };
+            let caught = Caught { kind, lr: frame.lr, spsr: frame.spsr, cpsr: frame.cpsr };
             with(|state| *state.caught.get_or_insert(caught));
             if kind == Kind::Data {
                 frame.lr = frame.lr.wrapping_sub(4); // eight behind the instruction: go on four behind it
             }
         }
         (Kind::Prefetch, _) if catching => {
-            let caught = Caught {
-                kind,
-                lr: frame.lr,
-                spsr: frame.spsr,
-                cpsr: frame.cpsr,
-            };
+            let caught = Caught { kind, lr: frame.lr, spsr: frame.spsr, cpsr: frame.cpsr };
             with(|state| *state.caught.get_or_insert(caught));
         }
         _ => report(kind, frame),

@@ -33,23 +33,13 @@ pub fn map_section(virtual_address: u32, physical: u32) {
 
 fn set(index: u32, entry: u32) {
     // SAFETY: the index is below 4096 by its type's use; nobody holds a reference into the table.
-    unsafe {
-        TABLE
-            .0
-            .get()
-            .cast::<u32>()
-            .add((index & 0xfff) as usize)
-            .write_volatile(entry)
-    };
+    unsafe { TABLE.0.get().cast::<u32>().add((index & 0xfff) as usize).write_volatile(entry) };
 }
 
 /// Fills the table: each address is itself.
 pub fn map_flat() {
     for index in 0..4096 {
-        set(
-            index,
-            index << 20 | if index >= RAM_FIRST { CACHED } else { DEVICE },
-        );
+        set(index, index << 20 | if index >= RAM_FIRST { CACHED } else { DEVICE });
     }
 }
 

@@ -79,9 +79,7 @@ pub const SCTLR_V: u32 = 1 << 13;
 pub fn cntvct() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reading a counter changes nothing.
-    unsafe {
-        asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack))
-    };
+    unsafe { asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack)) };
     u64::from(high) << 32 | u64::from(low)
 }
 

@@ -16,10 +16,7 @@ pub struct Failure {
 impl Failure {
     /// Makes one from a message.
     pub fn new(message: fmt::Arguments) -> Self {
-        let mut failure = Self {
-            text: [0; 100],
-            length: 0,
-        };
+        let mut failure = Self { text: [0; 100], length: 0 };
         let _ = failure.write_fmt(message); // never fails: what does not fit is left out
         failure
     }
@@ -95,13 +92,7 @@ macro_rules! check {
 macro_rules! check_eq {
     ($what:expr, $seen:expr, $expected:expr) => {
         let (seen, expected) = ($seen, $expected);
-        $crate::check!(
-            seen == expected,
-            "{} is {:#x}, should be {:#x}",
-            $what,
-            seen,
-            expected
-        );
+        $crate::check!(seen == expected, "{} is {:#x}, should be {:#x}", $what, seen, expected);
     };
 }
 

@@ -113,13 +113,7 @@ pub struct Vfp {
 
 impl Default for Vfp {
     fn default() -> Self {
-        Self {
-            d: [0; 32],
-            fpexc: 0,
-            fpscr: 0,
-            fpinst: 0,
-            fpinst2: 0,
-        }
+        Self { d: [0; 32], fpexc: 0, fpscr: 0, fpinst: 0, fpinst2: 0 }
     }
 }
 

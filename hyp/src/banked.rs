@@ -10,14 +10,9 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 use hyp_abi::context::{Bank, Banks};
 
-const _: () =
-    assert!(offset_of!(Bank, sp) == 0 && offset_of!(Bank, lr) == 4 && offset_of!(Bank, spsr) == 8);
-const _: () = assert!(
-    offset_of!(Banks, sp_usr) == 0 && offset_of!(Banks, svc) == 4 && offset_of!(Banks, abt) == 16
-);
-const _: () = assert!(
-    offset_of!(Banks, und) == 28 && offset_of!(Banks, irq) == 40 && offset_of!(Banks, fiq) == 52
-);
+const _: () = assert!(offset_of!(Bank, sp) == 0 && offset_of!(Bank, lr) == 4 && offset_of!(Bank, spsr) == 8);
+const _: () = assert!(offset_of!(Banks, sp_usr) == 0 && offset_of!(Banks, svc) == 4 && offset_of!(Banks, abt) == 16);
+const _: () = assert!(offset_of!(Banks, und) == 28 && offset_of!(Banks, irq) == 40 && offset_of!(Banks, fiq) == 52);
 const _: () = assert!(offset_of!(Banks, fiq_r) == 64 && size_of::<Banks>() == 84);
 
 /// Stores all banked registers, in the order of [`Banks`].

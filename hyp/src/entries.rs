@@ -31,11 +31,8 @@ unsafe extern "C" fn hyp_entries() -> ! {
     )
 }
 
-const _: () = assert!(
-    Call::EnterGuest as u32 == 0 && Call::FlushVmid as u32 == 1 && Call::FlushVmidLocal as u32 == 2
-);
-const _: () =
-    assert!(Call::FlushAll as u32 == 3 && Call::FlushHyp as u32 == 4 && Call::Release as u32 == 5);
+const _: () = assert!(Call::EnterGuest as u32 == 0 && Call::FlushVmid as u32 == 1 && Call::FlushVmidLocal as u32 == 2);
+const _: () = assert!(Call::FlushAll as u32 == 3 && Call::FlushHyp as u32 == 4 && Call::Release as u32 == 5);
 const _: () = assert!(Call::Version as u32 == 6 && Call::Provoke as u32 == 7 && CALLS == 8);
 
 /// Shows that Hyp mode answers.

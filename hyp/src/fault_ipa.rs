@@ -30,10 +30,7 @@ pub fn resolve(trap: &Trap, guest_ttbcr: u32) -> Option<Fault> {
         _ => return Some(Fault { far: 0, hpfar: 0 }),
     };
     if on_walk || !matches!(fault, FaultStatus::Permission { .. }) {
-        return Some(Fault {
-            far,
-            hpfar: hpfar::read(),
-        });
+        return Some(Fault { far, hpfar: hpfar::read() });
     }
     let kept = par::read();
     // SAFETY: an address translation, as PL1 read, by the guest's tables; it changes PAR only, which is put back.
@@ -44,10 +41,7 @@ pub fn resolve(trap: &Trap, guest_ttbcr: u32) -> Option<Fault> {
         par::write(kept);
         translated
     };
-    ipa_of(translated, far, guest_ttbcr & EAE != 0).map(|ipa| Fault {
-        far,
-        hpfar: ((ipa >> 12) as u32) << 4,
-    })
+    ipa_of(translated, far, guest_ttbcr & EAE != 0).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
 }
 
 /// What PAR says (B4.1.112), as a page-aligned IPA.
@@ -63,9 +57,5 @@ fn ipa_of(par: u64, far: u32, long: bool) -> Option<u64> {
         return Some(u64::from(low & !0xfff));
     }
     // A supersection: PA[39:32] in bits [23:16], and the offset in 16 MiB is the virtual address's.
-    Some(
-        u64::from(low & 0xff00_0000)
-            | u64::from(low >> 16 & 0xff) << 32
-            | u64::from(far & 0x00ff_f000),
-    )
+    Some(u64::from(low & 0xff00_0000) | u64::from(low >> 16 & 0xff) << 32 | u64::from(far & 0x00ff_f000))
 }

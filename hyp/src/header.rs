@@ -41,8 +41,5 @@ static HEADER: LinkedHeader = LinkedHeader {
     start: crate::trampoline::hyp_start,
 };
 
-const _: () = assert!(
-    layout::IMAGE_BASE == 0xfe00_0000,
-    "hyp.ld links the image there"
-);
+const _: () = assert!(layout::IMAGE_BASE == 0xfe00_0000, "hyp.ld links the image there");
 const _: () = assert!(size_of::<LinkedHeader>() == size_of::<image::ImageHeader>());

@@ -147,8 +147,6 @@ pub fn dsb_ishst() {
 pub fn elr_hyp() -> u32 {
     let value: u32;
     // SAFETY: reads a register.
-    unsafe {
-        asm!(".arch_extension virt", "mrs {}, ELR_hyp", out(reg) value, options(nostack, preserves_flags))
-    };
+    unsafe { asm!(".arch_extension virt", "mrs {}, ELR_hyp", out(reg) value, options(nostack, preserves_flags)) };
     value
 }

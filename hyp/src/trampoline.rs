@@ -123,11 +123,7 @@ extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
     let here = PerCpu::here();
     // SAFETY: the slot's data page is mapped and this CPU's own; nothing else refers to it in Hyp mode yet.
     unsafe {
-        (*here).stub = Stub {
-            hvbar,
-            hsctlr,
-            trampoline,
-        };
+        (*here).stub = Stub { hvbar, hsctlr, trampoline };
         (*here).in_guest_world = 0;
         (*here).guest_vfp = 0;
     }

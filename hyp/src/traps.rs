@@ -15,11 +15,8 @@ use hyp_abi::context::Control;
 /// HCPTR with VFP and NEON trapped.
 const HCPTR_GUEST: u32 = Hcptr::TTA.bits() | Hcptr::TCP10.bits() | Hcptr::TCP11.bits();
 /// HDCR's traps.
-const HDCR_TRAPS: u32 = Hdcr::TPM.bits()
-    | Hdcr::TPMCR.bits()
-    | Hdcr::TDRA.bits()
-    | Hdcr::TDOSA.bits()
-    | Hdcr::TDA.bits();
+const HDCR_TRAPS: u32 =
+    Hdcr::TPM.bits() | Hdcr::TPMCR.bits() | Hdcr::TDRA.bits() | Hdcr::TDOSA.bits() | Hdcr::TDA.bits();
 /// HSTR's traps.
 const HSTR_GUEST: u32 = Hstr::t(15).bits() | Hstr::TTEE.bits() | Hstr::TJDBX.bits();
 

@@ -25,17 +25,13 @@ use hyp_abi::context::{VcpuContext, Vfp};
 fn fpexc() -> u32 {
     let value: u32;
     // SAFETY: reads a register. HCPTR does not trap Hyp mode's own use here, or not yet.
-    unsafe {
-        asm!(".fpu neon", "vmrs {}, fpexc", out(reg) value, options(nostack, preserves_flags))
-    };
+    unsafe { asm!(".fpu neon", "vmrs {}, fpexc", out(reg) value, options(nostack, preserves_flags)) };
     value
 }
 
 fn set_fpexc(value: u32) {
     // SAFETY: Hyp mode uses no floating point itself; whose FPEXC it is, the callers keep track of.
-    unsafe {
-        asm!(".fpu neon", "vmsr fpexc, {}", in(reg) value, options(nostack, preserves_flags))
-    };
+    unsafe { asm!(".fpu neon", "vmsr fpexc, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
 /// Keeps the host's FPEXC and sets EN, so that the trap that `traps::load` is going to arm is what the guest's first use meets.
@@ -87,14 +83,10 @@ fn save(vfp: &mut Vfp) {
     set_fpexc(state & !Fpexc::EX.bits() | Fpexc::EN.bits());
     if state & Fpexc::EX.bits() != 0 {
         // SAFETY: EX is set, so the core has these registers.
-        unsafe {
-            asm!(".fpu neon", "vmrs {}, fpinst", out(reg) vfp.fpinst, options(nostack, preserves_flags))
-        };
+        unsafe { asm!(".fpu neon", "vmrs {}, fpinst", out(reg) vfp.fpinst, options(nostack, preserves_flags)) };
         if state & Fpexc::FP2V.bits() != 0 {
             // SAFETY: FP2V says that it is there.
-            unsafe {
-                asm!(".fpu neon", "vmrs {}, fpinst2", out(reg) vfp.fpinst2, options(nostack, preserves_flags))
-            };
+            unsafe { asm!(".fpu neon", "vmrs {}, fpinst2", out(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
         }
     }
     // SAFETY: `vfp` is valid; EN is set.
@@ -108,14 +100,10 @@ fn load(vfp: &Vfp) {
     unsafe { load_registers(vfp) };
     if vfp.fpexc & Fpexc::EX.bits() != 0 {
         // SAFETY: as in `save`; the world that had EX set has the registers.
-        unsafe {
-            asm!(".fpu neon", "vmsr fpinst, {}", in(reg) vfp.fpinst, options(nostack, preserves_flags))
-        };
+        unsafe { asm!(".fpu neon", "vmsr fpinst, {}", in(reg) vfp.fpinst, options(nostack, preserves_flags)) };
         if vfp.fpexc & Fpexc::FP2V.bits() != 0 {
             // SAFETY: as above.
-            unsafe {
-                asm!(".fpu neon", "vmsr fpinst2, {}", in(reg) vfp.fpinst2, options(nostack, preserves_flags))
-            };
+            unsafe { asm!(".fpu neon", "vmsr fpinst2, {}", in(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
         }
     }
     set_fpexc(vfp.fpexc);

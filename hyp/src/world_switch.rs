@@ -36,9 +36,7 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
         match Trap::from_hsr(syndrome) {
             // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
             Some(Trap::Coprocessor { .. })
-                if context.control.vfp != 0
-                    && here.guest_vfp == 0
-                    && context.exit.async_abort == 0 =>
+                if context.control.vfp != 0 && here.guest_vfp == 0 && context.exit.async_abort == 0 =>
             {
                 vfp::give_to_guest(here, context);
                 continue;

@@ -90,11 +90,7 @@ pub fn skip_instruction(context: &mut VcpuContext, length: InstructionLength) {
 }
 
 /// Whether a trapped instruction is to be carried out. Where its condition fails it is stepped over, and that is all.
-pub fn passes_condition(
-    context: &mut VcpuContext,
-    condition: Condition,
-    length: InstructionLength,
-) -> bool {
+pub fn passes_condition(context: &mut VcpuContext, condition: Condition, length: InstructionLength) -> bool {
     let passes = condition.holds(cpsr(context));
     if !passes {
         skip_instruction(context, length);
@@ -109,15 +105,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    const MODES: [Mode; 7] = [
-        Mode::User,
-        Mode::Fiq,
-        Mode::Irq,
-        Mode::Svc,
-        Mode::Abt,
-        Mode::Und,
-        Mode::Sys,
-    ];
+    const MODES: [Mode; 7] = [Mode::User, Mode::Fiq, Mode::Irq, Mode::Svc, Mode::Abt, Mode::Und, Mode::Sys];
 
     /// A context whose every register has a value of its own, and the list of (mode, number, value) as B1.3.2's figure has it.
     fn numbered() -> (VcpuContext, std::vec::Vec<(Mode, u8, u32)>) {
@@ -130,18 +118,10 @@ mod tests {
         for (index, word) in context.banks.fiq_r.iter_mut().enumerate() {
             *word = 0x208 + index as u32;
         }
-        for (base, mode) in [
-            (0x300, Mode::Svc),
-            (0x400, Mode::Abt),
-            (0x500, Mode::Und),
-            (0x600, Mode::Irq),
-            (0x200, Mode::Fiq),
-        ] {
-            *bank(&mut context.banks, mode).unwrap() = Bank {
-                sp: base + 13,
-                lr: base + 14,
-                spsr: base,
-            };
+        for (base, mode) in
+            [(0x300, Mode::Svc), (0x400, Mode::Abt), (0x500, Mode::Und), (0x600, Mode::Irq), (0x200, Mode::Fiq)]
+        {
+            *bank(&mut context.banks, mode).unwrap() = Bank { sp: base + 13, lr: base + 14, spsr: base };
         }
         let mut expected = std::vec::Vec::new();
         for mode in MODES {
@@ -169,11 +149,7 @@ mod tests {
         let (mut context, expected) = numbered();
         for (mode, number, value) in expected {
             context.cpsr = mode as u32;
-            assert_eq!(
-                read(&mut context, rt(number)),
-                value,
-                "r{number} of {mode:?}"
-            );
+            assert_eq!(read(&mut context, rt(number)), value, "r{number} of {mode:?}");
         }
     }
 
@@ -186,11 +162,7 @@ mod tests {
             write(&mut context, rt(number), 0xfeed);
             for &(other_mode, other, other_value) in &expected {
                 context.cpsr = other_mode as u32;
-                let now = if other_value == value {
-                    0xfeed
-                } else {
-                    other_value
-                };
+                let now = if other_value == value { 0xfeed } else { other_value };
                 assert_eq!(
                     read(&mut context, rt(other)),
                     now,
@@ -198,26 +170,16 @@ mod tests {
                 );
             }
         }
-        assert_eq!(
-            expected.iter().map(|e| e.2).collect::<HashSet<_>>().len(),
-            13 + 2 + 7 + 4 * 2
-        );
+        assert_eq!(expected.iter().map(|e| e.2).collect::<HashSet<_>>().len(), 13 + 2 + 7 + 4 * 2);
     }
 
     #[test]
     fn an_it_block_goes_on_behind_a_skipped_instruction() {
         // ITTE EQ: T, T, E under conditions EQ, EQ, NE.
-        let mut context = VcpuContext {
-            pc: 0x8000,
-            ..Default::default()
-        };
+        let mut context = VcpuContext { pc: 0x8000, ..Default::default() };
         let status = Psr::in_mode(Mode::Svc) | Psr::T | Psr::Z;
         context.cpsr = status.with_it_state(0b0000_0110).bits();
-        for (length, it, pc) in [
-            (Halfword, 0b0000_1100, 0x8002),
-            (Word, 0b0001_1000, 0x8006),
-            (Halfword, 0, 0x8008),
-        ] {
+        for (length, it, pc) in [(Halfword, 0b0000_1100, 0x8002), (Word, 0b0001_1000, 0x8006), (Halfword, 0, 0x8008)] {
             skip_instruction(&mut context, length);
             assert_eq!((cpsr(&context).it_state(), context.pc), (it, pc));
         }
@@ -227,18 +189,9 @@ mod tests {
     #[test]
     fn an_instruction_that_fails_its_condition_is_only_passed() {
         // ITE EQ with Z clear: the first does not run, the second does.
-        let mut context = VcpuContext {
-            pc: 0x8000,
-            ..Default::default()
-        };
-        context.cpsr = (Psr::in_mode(Mode::User) | Psr::T)
-            .with_it_state(0b0000_1100)
-            .bits();
-        assert!(!passes_condition(
-            &mut context,
-            Condition::ItState,
-            Halfword
-        ));
+        let mut context = VcpuContext { pc: 0x8000, ..Default::default() };
+        context.cpsr = (Psr::in_mode(Mode::User) | Psr::T).with_it_state(0b0000_1100).bits();
+        assert!(!passes_condition(&mut context, Condition::ItState, Halfword));
         assert_eq!(context.pc, 0x8002);
         assert!(passes_condition(&mut context, Condition::ItState, Word));
         assert_eq!(context.pc, 0x8002);

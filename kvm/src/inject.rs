@@ -76,11 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn guest(cpsr: Psr, sctlr: Sctlr, ttbcr: Ttbcr) -> VcpuContext {
-        let mut context = VcpuContext {
-            pc: 0x4000_0100,
-            cpsr: cpsr.bits(),
-            ..Default::default()
-        };
+        let mut context = VcpuContext { pc: 0x4000_0100, cpsr: cpsr.bits(), ..Default::default() };
         context.cp15.sctlr = sctlr.bits();
         context.cp15.ttbcr = ttbcr.bits();
         context.cp15.vbar = 0x8000_0020;
@@ -90,63 +86,25 @@ mod tests {
     /// Every exception from Arm and Thumb state of every mode, with each bit of SCTLR that matters, written out after B1.9.
     #[test]
     fn the_guest_finds_what_hardware_would_have_left() {
-        let modes = [
-            Mode::User,
-            Mode::Fiq,
-            Mode::Irq,
-            Mode::Svc,
-            Mode::Abt,
-            Mode::Und,
-            Mode::Sys,
-        ];
+        let modes = [Mode::User, Mode::Fiq, Mode::Irq, Mode::Svc, Mode::Abt, Mode::Und, Mode::Sys];
         /// How to inject it; LR's distance from PC in Arm and Thumb state; its vector and mode.
         type Row = (fn(&mut VcpuContext), u32, u32, u32, Mode);
         let exceptions: [Row; 3] = [
             (undefined, 4, 2, 0x04, Mode::Und),
-            (
-                |c| prefetch_abort(c, 0x4000_0100, FaultStatus::SyncExternal),
-                4,
-                4,
-                0x0c,
-                Mode::Abt,
-            ),
-            (
-                |c| data_abort(c, 0xdead, true, FaultStatus::SyncExternal),
-                8,
-                8,
-                0x10,
-                Mode::Abt,
-            ),
+            (|c| prefetch_abort(c, 0x4000_0100, FaultStatus::SyncExternal), 4, 4, 0x0c, Mode::Abt),
+            (|c| data_abort(c, 0xdead, true, FaultStatus::SyncExternal), 8, 8, 0x10, Mode::Abt),
         ];
         for (inject, arm, thumb, vector, target) in exceptions {
             for mode in modes {
-                for state in [
-                    Psr::empty(),
-                    Psr::T,
-                    Psr::E,
-                    Psr::F | Psr::N,
-                    Psr::T.with_it_state(0x0c),
-                ] {
+                for state in [Psr::empty(), Psr::T, Psr::E, Psr::F | Psr::N, Psr::T.with_it_state(0x0c)] {
                     for sctlr in [Sctlr::empty(), Sctlr::V, Sctlr::TE, Sctlr::EE] {
                         let before = Psr::in_mode(mode) | state;
                         let mut context = guest(before, sctlr, Ttbcr::empty());
                         inject(&mut context);
-                        let bank = if target == Mode::Und {
-                            context.banks.und
-                        } else {
-                            context.banks.abt
-                        };
+                        let bank = if target == Mode::Und { context.banks.und } else { context.banks.abt };
                         let offset = if state.contains(Psr::T) { thumb } else { arm };
-                        let base = if sctlr == Sctlr::V {
-                            0xffff_0000
-                        } else {
-                            0x8000_0020
-                        };
-                        assert_eq!(
-                            (bank.lr, bank.spsr),
-                            (0x4000_0100 + offset, before.bits()),
-                            "{mode:?} {state:?}"
-                        );
+                        let base = if sctlr == Sctlr::V { 0xffff_0000 } else { 0x8000_0020 };
+                        assert_eq!((bank.lr, bank.spsr), (0x4000_0100 + offset, before.bits()), "{mode:?} {state:?}");
                         assert_eq!(context.pc, base + vector);
                         let mut status = Psr::in_mode(target) | Psr::I | state & (Psr::F | Psr::N);
                         status.set(Psr::A, target == Mode::Abt);
@@ -166,10 +124,7 @@ mod tests {
         assert_eq!((context.cp15.dfsr, context.cp15.dfar), (0x808, 0x1234));
         prefetch_abort(&mut context, 0x5678, FaultStatus::Translation(Level::Two));
         assert_eq!((context.cp15.ifsr, context.cp15.ifar), (0x007, 0x5678));
-        assert_eq!(
-            context.cp15.dfar, 0x1234,
-            "a prefetch abort leaves DFAR alone"
-        );
+        assert_eq!(context.cp15.dfar, 0x1234, "a prefetch abort leaves DFAR alone");
 
         let mut context = guest(Psr::in_mode(Mode::User), Sctlr::empty(), Ttbcr::EAE);
         context.exit.far = 0x9abc;

@@ -62,12 +62,7 @@ pub enum Decoded {
 }
 
 /// Makes sense of a data abort at `ipa`, where there is no memory.
-pub fn decode(
-    context: &mut VcpuContext,
-    abort: &DataAbort,
-    ipa: Ipa,
-    length: InstructionLength,
-) -> Decoded {
+pub fn decode(context: &mut VcpuContext, abort: &DataAbort, ipa: Ipa, length: InstructionLength) -> Decoded {
     if abort.cache_maintenance {
         return Decoded::CacheMaintenance;
     }
@@ -78,23 +73,12 @@ pub fn decode(
         return Decoded::NoSyndrome;
     };
     let direction = if abort.write {
-        Direction::Write {
-            value: guest_registers::read(context, access.rt),
-        }
+        Direction::Write { value: guest_registers::read(context, access.rt) }
     } else {
-        Direction::Read {
-            rt: access.rt,
-            sign_extend: access.sign_extend,
-        }
+        Direction::Read { rt: access.rt, sign_extend: access.sign_extend }
     };
     let big_endian = guest_registers::is_big_endian(context);
-    Decoded::Access(Pending {
-        ipa,
-        size: access.size,
-        direction,
-        big_endian,
-        length,
-    })
+    Decoded::Access(Pending { ipa, size: access.size, direction, big_endian, length })
 }
 
 impl Pending {
@@ -173,9 +157,7 @@ mod tests {
 
     fn decoded(context: &mut VcpuContext, hsr: u32) -> Decoded {
         match Trap::from_hsr(hsr) {
-            Some(Trap::DataAbort(abort)) => {
-                decode(context, &abort, IPA, InstructionLength::from_hsr(hsr))
-            }
+            Some(Trap::DataAbort(abort)) => decode(context, &abort, IPA, InstructionLength::from_hsr(hsr)),
             other => panic!("{hsr:#x} is {other:?}"),
         }
     }
@@ -183,23 +165,12 @@ mod tests {
     fn guest(big_endian: bool) -> VcpuContext {
         let mut psr = Psr::in_mode(Mode::Svc);
         psr.set(Psr::E, big_endian);
-        VcpuContext {
-            pc: 0x8000,
-            cpsr: psr.bits(),
-            ..Default::default()
-        }
+        VcpuContext { pc: 0x8000, cpsr: psr.bits(), ..Default::default() }
     }
 
     /// A data abort with a valid syndrome: IL and ISV, SAS, SSE, SRT, WnR, translation fault of level 3.
     fn hsr(sas: u32, sse: bool, srt: u32, write: bool) -> u32 {
-        0x24 << 26
-            | 1 << 25
-            | 1 << 24
-            | sas << 22
-            | u32::from(sse) << 21
-            | srt << 16
-            | u32::from(write) << 6
-            | 0x07
+        0x24 << 26 | 1 << 25 | 1 << 24 | sas << 22 | u32::from(sse) << 21 | srt << 16 | u32::from(write) << 6 | 0x07
     }
 
     #[test]
@@ -214,14 +185,8 @@ mod tests {
         ] {
             let mut context = guest(big_endian);
             context.r[3] = 0x1234_5678;
-            let Decoded::Access(access) = decoded(&mut context, hsr(sas, false, 3, true)) else {
-                panic!()
-            };
-            assert_eq!(
-                access.written().unwrap()[..4],
-                expected,
-                "SAS {sas} {big_endian}"
-            );
+            let Decoded::Access(access) = decoded(&mut context, hsr(sas, false, 3, true)) else { panic!() };
+            assert_eq!(access.written().unwrap()[..4], expected, "SAS {sas} {big_endian}");
             assert_eq!(access.written_value(), Some(u32::from_le_bytes(expected)));
             assert_eq!((access.ipa, access.bytes()), (IPA, 1 << sas));
             access.finish(&mut context, [0xff; 8]);
@@ -243,17 +208,10 @@ mod tests {
         ] {
             let mut context = guest(big_endian);
             context.r[7] = 0xaaaa_aaaa;
-            let Decoded::Access(access) = decoded(&mut context, hsr(sas, sign_extend, 7, false))
-            else {
-                panic!()
-            };
+            let Decoded::Access(access) = decoded(&mut context, hsr(sas, sign_extend, 7, false)) else { panic!() };
             assert_eq!((access.written(), access.written_value()), (None, None));
             access.finish(&mut context, bytes);
-            assert_eq!(
-                (context.r[7], context.pc),
-                (expected, 0x8004),
-                "SAS {sas} {sign_extend} {big_endian}"
-            );
+            assert_eq!((context.r[7], context.pc), (expected, 0x8004), "SAS {sas} {sign_extend} {big_endian}");
         }
     }
 
@@ -263,32 +221,17 @@ mod tests {
         let (isv, cache_maintenance, stage1_walk) = (1 << 24, 1 << 8, 1 << 7);
         let context = &mut guest(false);
         assert_eq!(decoded(context, plain & !isv), Decoded::NoSyndrome);
-        assert_eq!(
-            decoded(context, plain & !isv | cache_maintenance | 1 << 6),
-            Decoded::CacheMaintenance
-        );
-        assert_eq!(
-            decoded(context, plain & !isv | stage1_walk),
-            Decoded::Stage1Walk
-        );
-        assert_eq!(
-            decoded(context, hsr(3, false, 0, false)),
-            Decoded::NoSyndrome
-        ); // SAS is reserved
-        assert_eq!(
-            decoded(context, hsr(2, false, 15, false)),
-            Decoded::NoSyndrome
-        ); // a load to PC
+        assert_eq!(decoded(context, plain & !isv | cache_maintenance | 1 << 6), Decoded::CacheMaintenance);
+        assert_eq!(decoded(context, plain & !isv | stage1_walk), Decoded::Stage1Walk);
+        assert_eq!(decoded(context, hsr(3, false, 0, false)), Decoded::NoSyndrome); // SAS is reserved
+        assert_eq!(decoded(context, hsr(2, false, 15, false)), Decoded::NoSyndrome); // a load to PC
     }
 
     #[test]
     fn the_instructions_length_counts() {
         let mut context = guest(false);
         context.cpsr |= Psr::T.bits();
-        let Decoded::Access(access) = decoded(&mut context, hsr(2, false, 1, false) & !(1 << 25))
-        else {
-            panic!()
-        };
+        let Decoded::Access(access) = decoded(&mut context, hsr(2, false, 1, false) & !(1 << 25)) else { panic!() };
         assert_eq!(access.length, Halfword);
         access.finish_with_value(&mut context, 5);
         assert_eq!((context.r[1], context.pc), (5, 0x8002));

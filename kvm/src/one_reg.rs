@@ -122,11 +122,7 @@ pub fn find(raw: u64, id: &IdRegisters) -> Result<Register, Error> {
         Register::VfpSystem(_) => id.vfp.is_some(),
         Register::Firmware { number } => number <= FIRMWARE_STORE_BYPASS,
     };
-    if exists {
-        Ok(register)
-    } else {
-        Err(Error::NotFound)
-    }
+    if exists { Ok(register) } else { Err(Error::NotFound) }
 }
 
 /// The ids of all registers.
@@ -139,10 +135,7 @@ pub fn list(id: &IdRegisters) -> impl Iterator<Item = u64> {
     ];
     let timers = TIMERS.iter().map(|(id, _)| *id);
     let invariant = id_registers::TABLE.iter().map(|(name, _)| name.id());
-    let kept = registers::TABLE
-        .iter()
-        .filter(|row| row.kept.is_some())
-        .map(|row| row.name.id());
+    let kept = registers::TABLE.iter().filter(|row| row.kept.is_some()).map(|row| row.name.id());
     let doubles = (0..id.vfp.map_or(0, |vfp| vfp.doubles())).map(uapi::vfp_double);
     let system = [
         uapi::KVM_REG_ARM_VFP_FPEXC,
@@ -154,23 +147,12 @@ pub fn list(id: &IdRegisters) -> impl Iterator<Item = u64> {
         uapi::KVM_REG_ARM_VFP_FPSID,
     ];
     let vfp = doubles.chain(system.into_iter().filter(|_| id.vfp.is_some()));
-    let caches = (0..id_registers::CACHES as u8)
-        .filter(|csselr| id.has_cache(*csselr))
-        .map(uapi::ccsidr);
-    core.chain(firmware)
-        .chain(timers)
-        .chain(invariant)
-        .chain(kept)
-        .chain(vfp)
-        .chain(caches)
+    let caches = (0..id_registers::CACHES as u8).filter(|csselr| id.has_cache(*csselr)).map(uapi::ccsidr);
+    core.chain(firmware).chain(timers).chain(invariant).chain(kept).chain(vfp).chain(caches)
 }
 
 /// Reads a register.
-pub fn get(
-    vcpu: &mut Registers<'_>,
-    around: &Surroundings<'_>,
-    register: Register,
-) -> Result<u64, Error> {
+pub fn get(vcpu: &mut Registers<'_>, around: &Surroundings<'_>, register: Register) -> Result<u64, Error> {
     Ok(match register {
         Register::Core { index } => match core(vcpu, index) {
             Some(word) => (*word).into(),
@@ -200,9 +182,7 @@ pub fn set(
     value: u64,
 ) -> Result<Effect, Error> {
     match register {
-        Register::Core {
-            index: core_index::CPSR,
-        } => {
+        Register::Core { index: core_index::CPSR } => {
             vcpu.context.cpsr = checked_cpsr(value as u32)?;
         }
         Register::Core { index } => match core(vcpu, index) {
@@ -224,9 +204,7 @@ pub fn set(
             }
             None => return Err(Error::NotFound),
         },
-        Register::Ccsidr { csselr } => {
-            unchanged(around.id.cache_size(csselr).ok_or(Error::NotFound)?, value)?
-        }
+        Register::Ccsidr { csselr } => unchanged(around.id.cache_size(csselr).ok_or(Error::NotFound)?, value)?,
         Register::VfpDouble { number } => *double(vcpu.context, around.id, number)? = value,
         Register::VfpSystem(register) => match vfp_system(vcpu.context, around.id, register)? {
             VfpRegister::Guest(word) => *word = value as u32,
@@ -239,18 +217,12 @@ pub fn set(
 
 /// An identification register takes only what it holds.
 fn unchanged(held: u32, value: u64) -> Result<(), Error> {
-    if value as u32 == held {
-        Ok(())
-    } else {
-        Err(Error::Invalid)
-    }
+    if value as u32 == held { Ok(()) } else { Err(Error::Invalid) }
 }
 
 /// The word behind a core register's index.
 fn core<'a>(vcpu: &'a mut Registers<'_>, index: u16) -> Option<&'a mut u32> {
-    let VcpuContext {
-        r, pc, cpsr, banks, ..
-    } = &mut *vcpu.context;
+    let VcpuContext { r, pc, cpsr, banks, .. } = &mut *vcpu.context;
     let (bank, word) = match index {
         core_index::SP_USR => return Some(&mut banks.sp_usr),
         core_index::LR_USR => return r.get_mut(hyp_abi::context::LR_USR),
@@ -280,9 +252,7 @@ fn core<'a>(vcpu: &'a mut Registers<'_>, index: u16) -> Option<&'a mut u32> {
 fn checked_cpsr(value: u32) -> Result<u32, Error> {
     let psr = Psr::from_bits_retain(value);
     match Mode::from_psr(value) {
-        Some(mode) if mode.is_guest() && (psr.contains(Psr::T) || !psr.contains(Psr::J)) => {
-            Ok(value)
-        }
+        Some(mode) if mode.is_guest() && (psr.contains(Psr::T) || !psr.contains(Psr::J)) => Ok(value),
         _ => Err(Error::Invalid),
     }
 }
@@ -297,9 +267,7 @@ fn get_timer(context: &VcpuContext, timer: Timer, now: u64) -> u64 {
 
 fn set_timer(context: &mut VcpuContext, timer: Timer, value: u64, now: u64) -> Effect {
     match timer {
-        Timer::Control => {
-            context.timer.ctl = value as u32 & (vtimer::CTL_ENABLE | vtimer::CTL_IMASK)
-        }
+        Timer::Control => context.timer.ctl = value as u32 & (vtimer::CTL_ENABLE | vtimer::CTL_IMASK),
         Timer::CompareValue => context.timer.cval = value,
         Timer::Count => {
             context.timer.cntvoff = vtimer::offset_for(value, now);
@@ -309,18 +277,9 @@ fn set_timer(context: &mut VcpuContext, timer: Timer, value: u64, now: u64) -> E
     Effect::VirtualTimer
 }
 
-fn double<'a>(
-    context: &'a mut VcpuContext,
-    id: &IdRegisters,
-    number: u8,
-) -> Result<&'a mut u64, Error> {
+fn double<'a>(context: &'a mut VcpuContext, id: &IdRegisters, number: u8) -> Result<&'a mut u64, Error> {
     let exists = id.vfp.is_some_and(|vfp| number < vfp.doubles());
-    context
-        .vfp
-        .d
-        .get_mut(usize::from(number))
-        .filter(|_| exists)
-        .ok_or(Error::NotFound)
+    context.vfp.d.get_mut(usize::from(number)).filter(|_| exists).ok_or(Error::NotFound)
 }
 
 /// A system register of VFP: the guest's own, or the host's.
@@ -361,9 +320,7 @@ fn firmware_level(around: &Surroundings<'_>, number: u16) -> Result<u64, Error> 
 fn set_firmware(around: &Surroundings<'_>, number: u16, value: u64) -> Result<Effect, Error> {
     match number {
         FIRMWARE_VERSION => match Version::from_raw(value) {
-            Some(version) if (version == Version::V0_1) != around.psci_0_2 => {
-                Ok(Effect::PsciVersion(version))
-            }
+            Some(version) if (version == Version::V0_1) != around.psci_0_2 => Ok(Effect::PsciVersion(version)),
             _ => Err(Error::Invalid),
         },
         _ if value <= firmware_level(around, number)? => Ok(Effect::None),

@@ -28,9 +28,7 @@ pub enum Version {
 impl Version {
     /// The version that a number of `KVM_REG_ARM_PSCI_VERSION` means. `None`: not one of the three.
     pub fn from_raw(raw: u64) -> Option<Self> {
-        [Self::V0_1, Self::V0_2, Self::V1_0]
-            .into_iter()
-            .find(|version| u64::from(version.raw()) == raw)
+        [Self::V0_1, Self::V0_2, Self::V1_0].into_iter().find(|version| u64::from(version.raw()) == raw)
     }
 
     /// Major version in \[31:16\], minor in \[15:0\]; 0.2 and 1.0 are what PSCI_VERSION returns.
@@ -155,11 +153,7 @@ impl AffinityQuery {
                 found = true;
             }
         }
-        if found {
-            id::AFFINITY_OFF
-        } else {
-            id::INVALID_PARAMETERS as u32
-        }
+        if found { id::AFFINITY_OFF } else { id::INVALID_PARAMETERS as u32 }
     }
 }
 
@@ -237,10 +231,7 @@ fn call_0_2(context: &VcpuContext, version: Version) -> Result<u32, Call> {
         id::CPU_OFF => Err(Call::CpuOff),
         id::CPU_ON => Err(cpu_on(context)),
         id::AFFINITY_INFO => match affinity_mask(second) {
-            Some(mask) => Err(Call::AffinityInfo(AffinityQuery {
-                affinity: first & mask,
-                mask,
-            })),
+            Some(mask) => Err(Call::AffinityInfo(AffinityQuery { affinity: first & mask, mask })),
             None => Ok(id::INVALID_PARAMETERS as u32),
         },
         id::MIGRATE_INFO_TYPE => Ok(id::MIGRATE_NOT_REQUIRED),
@@ -254,14 +245,7 @@ fn call_0_2(context: &VcpuContext, version: Version) -> Result<u32, Call> {
 fn cpu_on(context: &VcpuContext) -> Call {
     let [_, target, entry, context_id, ..] = context.r;
     let big_endian = guest_registers::is_big_endian(context);
-    Call::CpuOn {
-        target: target & AFFINITY,
-        start: PowerOn {
-            entry,
-            context_id,
-            big_endian,
-        },
-    }
+    Call::CpuOn { target: target & AFFINITY, start: PowerOn { entry, context_id, big_endian } }
 }
 
 /// The bits of MPIDR that count for AFFINITY_INFO at `level`: 0 a CPU, 1 a cluster, 2 a cluster of clusters. `None`: AArch32
@@ -317,20 +301,12 @@ mod tests {
     const NOT_SUPPORTED: u32 = id::NOT_SUPPORTED as u32;
 
     fn firmware(version: Version) -> Firmware {
-        Firmware {
-            version,
-            branch_hardening: BranchHardening::Available,
-            store_bypass: StoreBypass::Unknown,
-        }
+        Firmware { version, branch_hardening: BranchHardening::Available, store_bypass: StoreBypass::Unknown }
     }
 
     /// Calls with these registers; what came out, and r0 if it was answered.
     fn call(firmware: &Firmware, arguments: [u32; 4]) -> (Call, u32) {
-        let mut context = VcpuContext {
-            cpsr: Mode::Svc as u32,
-            pc: 0x8004,
-            ..Default::default()
-        };
+        let mut context = VcpuContext { cpsr: Mode::Svc as u32, pc: 0x8004, ..Default::default() };
         context.r[..4].copy_from_slice(&arguments);
         let call = hypercall(&mut context, firmware);
         assert_eq!(context.pc, 0x8004, "HVC returns behind itself");
@@ -364,10 +340,7 @@ mod tests {
             (0, [no, no, no]),
         ];
         for (function, results) in table {
-            for (version, result) in [Version::V0_1, Version::V0_2, Version::V1_0]
-                .into_iter()
-                .zip(results)
-            {
+            for (version, result) in [Version::V0_1, Version::V0_2, Version::V1_0].into_iter().zip(results) {
                 let (call, r0) = call(&firmware(version), [function, 0, 0, 0]);
                 let answered = (call == Call::Answered).then_some(r0);
                 assert_eq!(answered, result, "function {function:#x} under {version:?}");
@@ -378,106 +351,45 @@ mod tests {
     #[test]
     fn features_are_those_that_answer() {
         let v1 = firmware(Version::V1_0);
-        for function in (0x8400_0000..0x8400_0020).chain([
-            id::SMCCC_VERSION,
-            id::SMCCC_ARCH_FEATURES,
-            0xc400_0003,
-            0,
-        ]) {
+        for function in (0x8400_0000..0x8400_0020).chain([id::SMCCC_VERSION, id::SMCCC_ARCH_FEATURES, 0xc400_0003, 0]) {
             let exists = call(&v1, [function, 0, 0, 0]) != (Call::Answered, NOT_SUPPORTED);
-            let expected = if exists || function == id::PSCI_FEATURES {
-                0
-            } else {
-                NOT_SUPPORTED
-            };
-            assert_eq!(
-                call(&v1, [id::PSCI_FEATURES, function, 0, 0]),
-                (Call::Answered, expected),
-                "{function:#x}"
-            );
+            let expected = if exists || function == id::PSCI_FEATURES { 0 } else { NOT_SUPPORTED };
+            assert_eq!(call(&v1, [id::PSCI_FEATURES, function, 0, 0]), (Call::Answered, expected), "{function:#x}");
         }
         let workarounds = |branch_hardening, store_bypass| {
-            let firmware = Firmware {
-                version: Version::V1_0,
-                branch_hardening,
-                store_bypass,
-            };
+            let firmware = Firmware { version: Version::V1_0, branch_hardening, store_bypass };
             [id::SMCCC_ARCH_WORKAROUND_1, id::SMCCC_ARCH_WORKAROUND_2]
                 .map(|function| call(&firmware, [id::SMCCC_ARCH_FEATURES, function, 0, 0]).1 as i32)
         };
-        assert_eq!(
-            workarounds(BranchHardening::Unavailable, StoreBypass::Unknown),
-            [-1, -1]
-        );
-        assert_eq!(
-            workarounds(BranchHardening::Available, StoreBypass::Unknown),
-            [0, -1]
-        );
-        assert_eq!(
-            workarounds(BranchHardening::NotRequired, StoreBypass::NotRequired),
-            [-2, -2]
-        );
+        assert_eq!(workarounds(BranchHardening::Unavailable, StoreBypass::Unknown), [-1, -1]);
+        assert_eq!(workarounds(BranchHardening::Available, StoreBypass::Unknown), [0, -1]);
+        assert_eq!(workarounds(BranchHardening::NotRequired, StoreBypass::NotRequired), [-2, -2]);
     }
 
     #[test]
     fn cpu_on_takes_the_callers_byte_order_and_three_arguments() {
         for status in [Psr::in_mode(Mode::Svc), Psr::in_mode(Mode::Svc) | Psr::E] {
-            let mut context = VcpuContext {
-                cpsr: status.bits(),
-                ..Default::default()
-            };
+            let mut context = VcpuContext { cpsr: status.bits(), ..Default::default() };
             context.r[..4].copy_from_slice(&[id::CPU_ON, 0x8000_0102, 0x4000_8001, 7]);
-            let start = PowerOn {
-                entry: 0x4000_8001,
-                context_id: 7,
-                big_endian: status.contains(Psr::E),
-            };
-            assert_eq!(
-                hypercall(&mut context, &firmware(Version::V0_2)),
-                Call::CpuOn {
-                    target: 0x102,
-                    start
-                }
-            );
+            let start = PowerOn { entry: 0x4000_8001, context_id: 7, big_endian: status.contains(Psr::E) };
+            assert_eq!(hypercall(&mut context, &firmware(Version::V0_2)), Call::CpuOn { target: 0x102, start });
         }
-        assert_eq!(
-            cpu_on_answer(Version::V1_0, Some(false)) as i32,
-            id::SUCCESS
-        );
-        assert_eq!(
-            cpu_on_answer(Version::V0_2, Some(true)) as i32,
-            id::ALREADY_ON
-        );
-        assert_eq!(
-            cpu_on_answer(Version::V0_1, Some(true)) as i32,
-            id::INVALID_PARAMETERS
-        );
-        assert_eq!(
-            cpu_on_answer(Version::V1_0, None) as i32,
-            id::INVALID_PARAMETERS
-        );
+        assert_eq!(cpu_on_answer(Version::V1_0, Some(false)) as i32, id::SUCCESS);
+        assert_eq!(cpu_on_answer(Version::V0_2, Some(true)) as i32, id::ALREADY_ON);
+        assert_eq!(cpu_on_answer(Version::V0_1, Some(true)) as i32, id::INVALID_PARAMETERS);
+        assert_eq!(cpu_on_answer(Version::V1_0, None) as i32, id::INVALID_PARAMETERS);
     }
 
     #[test]
     fn affinity_info_by_level() {
         // Two clusters; only the second CPU of the first is on.
-        let vcpus = [
-            (0x8000_0000, false),
-            (0x8000_0001, true),
-            (0x8000_0100, false),
-        ];
-        let ask = |affinity, level| match call(
-            &firmware(Version::V1_0),
-            [id::AFFINITY_INFO, affinity, level, 0],
-        ) {
+        let vcpus = [(0x8000_0000, false), (0x8000_0001, true), (0x8000_0100, false)];
+        let ask = |affinity, level| match call(&firmware(Version::V1_0), [id::AFFINITY_INFO, affinity, level, 0]) {
             (Call::AffinityInfo(query), _) => query.answer(vcpus) as i32,
             (Call::Answered, answer) => answer as i32,
             other => panic!("{other:?}"),
         };
-        assert_eq!(
-            [ask(0, 0), ask(1, 0), ask(0x100, 0), ask(2, 0)],
-            [1, 0, 1, -2]
-        );
+        assert_eq!([ask(0, 0), ask(1, 0), ask(0x100, 0), ask(2, 0)], [1, 0, 1, -2]);
         assert_eq!([ask(0x55, 1), ask(0x155, 1), ask(0x255, 1)], [0, 1, -2]);
         assert_eq!([ask(0x5555, 2), ask(0x1_0000, 2)], [0, -2]);
         assert_eq!([ask(0, 3), ask(0, u32::MAX)], [-2, -2]);
@@ -485,11 +397,7 @@ mod tests {
 
     #[test]
     fn an_smc_is_refused_and_passed() {
-        let mut context = VcpuContext {
-            pc: 0x1000,
-            cpsr: Mode::Svc as u32,
-            ..Default::default()
-        };
+        let mut context = VcpuContext { pc: 0x1000, cpsr: Mode::Svc as u32, ..Default::default() };
         context.r[0] = id::PSCI_VERSION;
         refuse_smc(&mut context);
         assert_eq!((context.r[0], context.pc), (NOT_SUPPORTED, 0x1004));
@@ -499,16 +407,9 @@ mod tests {
     fn versions_have_the_numbers_of_the_firmware_register() {
         assert_eq!(
             [1, 2, 0x1_0000].map(Version::from_raw),
-            [
-                Some(Version::V0_1),
-                Some(Version::V0_2),
-                Some(Version::V1_0)
-            ]
+            [Some(Version::V0_1), Some(Version::V0_2), Some(Version::V1_0)]
         );
-        assert_eq!(
-            [0, 3, 0x1_0001, 1 << 32 | 1].map(Version::from_raw),
-            [None; 4]
-        );
+        assert_eq!([0, 3, 0x1_0001, 1 << 32 | 1].map(Version::from_raw), [None; 4]);
     }
 
     proptest! {

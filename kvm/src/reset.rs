@@ -70,25 +70,14 @@ pub const fn mpidr(host: u32, vcpu: u32) -> u32 {
 
 /// ACTLR as a guest reads it: coherent if it has more than one vCPU.
 const fn actlr(host: u32, vcpus: u32) -> u32 {
-    if vcpus > 1 {
-        host | ACTLR_SMP
-    } else {
-        host & !ACTLR_SMP
-    }
+    if vcpus > 1 { host | ACTLR_SMP } else { host & !ACTLR_SMP }
 }
 
 /// L2CTLR as a guest reads it: how many cores its cluster has.
 const fn l2ctlr(host: u32, place: Place) -> u32 {
     let first_of_cluster = place.vcpu / CLUSTER * CLUSTER;
-    let others = place
-        .vcpus
-        .saturating_sub(1)
-        .saturating_sub(first_of_cluster);
-    let others = if others < CLUSTER {
-        others
-    } else {
-        CLUSTER - 1
-    };
+    let others = place.vcpus.saturating_sub(1).saturating_sub(first_of_cluster);
+    let others = if others < CLUSTER { others } else { CLUSTER - 1 };
     host & !(0b11 << L2CTLR_CORES_SHIFT) | others << L2CTLR_CORES_SHIFT
 }
 

@@ -9,10 +9,10 @@
 //! On the way in, timers drive their lines of the interrupt controller and pending interrupts go to list registers; on the way
 //! out the same is read back. With interrupts on again the exit is handled: here, or by the process.
 
-use crate::cp15::trap::{self, Outcome};
 use crate::cp15::Registers;
+use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::{Access, FaultOutcome};
-use crate::host::{Host, Unresolved, Wake, Waiter};
+use crate::host::{Host, Unresolved, Waiter, Wake};
 use crate::mmio::{self, Decoded, Pending};
 use crate::psci::{self, AFFINITY, Call, PowerOn, Version};
 use crate::reset::{self, Place};
@@ -108,9 +108,7 @@ impl<H: Host> Run<'_, H> {
 
     /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.
     fn is_on(&mut self) -> bool {
-        if self.vcpu.power().off
-            && self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal
-        {
+        if self.vcpu.power().off && self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal {
             return false;
         }
         let start = self.vcpu.power().start.take();

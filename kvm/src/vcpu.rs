@@ -10,7 +10,7 @@
 //! waits for it at the guest's first instruction. A sleeping thread looks again whenever it is woken.
 
 use crate::cp15::{EmulatedRegisters, Registers};
-use crate::host::{Host, Lock, OutOfMemory, WakeTimer, Waiter};
+use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
 use crate::mmio::Pending;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
@@ -37,11 +37,7 @@ pub struct Vcpu<H: Host> {
 impl<H: Host> Vcpu<H> {
     /// One that is on and does not run. May sleep.
     pub fn new(host: &H) -> Result<Self, OutOfMemory> {
-        Ok(Self {
-            waiter: host.waiter()?,
-            in_guest: AtomicBool::new(false),
-            power: Lock::new(Power::default()),
-        })
+        Ok(Self { waiter: host.waiter()?, in_guest: AtomicBool::new(false), power: Lock::new(Power::default()) })
     }
 
     /// Where its thread sleeps.
@@ -114,11 +110,7 @@ impl<H: Host> VcpuState<H> {
 
     /// All its registers.
     pub fn registers(&mut self) -> Registers<'_> {
-        Registers {
-            context: &mut self.context,
-            emulated: &mut self.emulated,
-            physical_timer: &mut self.physical_timer,
-        }
+        Registers { context: &mut self.context, emulated: &mut self.emulated, physical_timer: &mut self.physical_timer }
     }
 }
 

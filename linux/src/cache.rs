@@ -10,9 +10,7 @@ use core::arch::asm;
 fn data_line() -> usize {
     let ctr: u32;
     // SAFETY: reads a register.
-    unsafe {
-        asm!("mrc p15, 0, {}, c0, c0, 1", out(reg) ctr, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("mrc p15, 0, {}, c0, c0, 1", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
     4 << (ctr >> 16 & 0xf)
 }
 
@@ -26,9 +24,7 @@ pub unsafe fn clean_invalidate_to_poc(start: *const u8, bytes: usize) {
     let mut address = start as usize & !(line - 1);
     while address < end {
         // SAFETY: mapped, says the caller; the operation moves data to where it belongs and changes none.
-        unsafe {
-            asm!("mcr p15, 0, {}, c7, c14, 1", in(reg) address, options(nostack, preserves_flags))
-        };
+        unsafe { asm!("mcr p15, 0, {}, c7, c14, 1", in(reg) address, options(nostack, preserves_flags)) };
         address += line;
     }
     // SAFETY: a barrier: complete for all observers, those with caches off included.
@@ -62,9 +58,7 @@ pub fn invalidate_instructions() {
 pub unsafe fn publish_table(table: *const u8, bytes: usize) {
     let mmfr3: u32;
     // SAFETY: reads a register.
-    unsafe {
-        asm!("mrc p15, 0, {}, c0, c1, 7", out(reg) mmfr3, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("mrc p15, 0, {}, c0, c1, 7", out(reg) mmfr3, options(nomem, nostack, preserves_flags)) };
     if mmfr3 >> 20 & 0xf == 0 {
         // SAFETY: promised by the caller.
         unsafe { clean_invalidate_to_poc(table, bytes) };

@@ -16,13 +16,7 @@ unsafe extern "C" {
     pub fn ws_copy_from_user(to: *mut c_void, from: usize, bytes: usize) -> i32;
     pub fn ws_copy_to_user(to: usize, from: *const c_void, bytes: usize) -> i32;
     pub safe fn ws_user_limit() -> usize;
-    pub fn ws_resolve(
-        address: usize,
-        write: u32,
-        phys: *mut u64,
-        writable: *mut u32,
-        block: *mut u32,
-    ) -> i32;
+    pub fn ws_resolve(address: usize, write: u32, phys: *mut u64, writable: *mut u32, block: *mut u32) -> i32;
     pub fn ws_map_page(phys: u64) -> *mut c_void;
     pub fn ws_unmap_page(mapped: *mut c_void);
     pub fn ws_mm_watch(vm: *mut c_void) -> *mut c_void;
@@ -76,11 +70,7 @@ unsafe extern "C" {
     ) -> i32;
     pub safe fn ws_io_map(phys: u64, bytes: u64) -> *mut c_void;
     pub fn ws_io_unmap(mapped: *mut c_void);
-    pub fn ws_interrupts_register(
-        timer_hwirq: *mut u32,
-        timer_forwarded: *mut u32,
-        timer_rate: *mut u32,
-    ) -> i32;
+    pub fn ws_interrupts_register(timer_hwirq: *mut u32, timer_forwarded: *mut u32, timer_rate: *mut u32) -> i32;
     pub fn ws_interrupts_unregister();
     pub safe fn ws_timer_active(active: u32);
     pub safe fn ws_timer_ended();

@@ -47,19 +47,10 @@ impl Gic {
     pub fn find() -> Result<Self> {
         let (mut gich, mut gich_bytes, mut gicv, mut gicv_bytes, mut gicc_bytes) = (0, 0, 0, 0, 0);
         // SAFETY: five places to write to.
-        let found = unsafe {
-            ffi::ws_gic_find(
-                &mut gich,
-                &mut gich_bytes,
-                &mut gicv,
-                &mut gicv_bytes,
-                &mut gicc_bytes,
-            )
-        };
+        let found =
+            unsafe { ffi::ws_gic_find(&mut gich, &mut gich_bytes, &mut gicv, &mut gicv_bytes, &mut gicc_bytes) };
         if found < 0 {
-            crate::error!(
-                "no GICv2 with a virtual CPU interface (GICH, GICV) in the device tree: cannot work here"
-            );
+            crate::error!("no GICv2 with a virtual CPU interface (GICH, GICV) in the device tree: cannot work here");
             return Err(Errno::ENODEV);
         }
         if gich_bytes < GICH_BYTES || gicv_bytes < GICV_BYTES || gicv & 0xfff != 0 {

@@ -13,14 +13,9 @@ const ALIGNMENT: usize = 8;
 
 fn allocate<T>(count: usize) -> Result<NonNull<T>, OutOfMemory> {
     const { assert!(align_of::<T>() <= ALIGNMENT) };
-    let bytes = size_of::<T>()
-        .checked_mul(count)
-        .filter(|&bytes| bytes <= isize::MAX as usize)
-        .ok_or(OutOfMemory)?;
+    let bytes = size_of::<T>().checked_mul(count).filter(|&bytes| bytes <= isize::MAX as usize).ok_or(OutOfMemory)?;
     // SAFETY: any size will do; a zero size gets a byte, so that the pointer is one to free.
-    NonNull::new(unsafe { ffi::ws_alloc(bytes.max(1)) })
-        .map(NonNull::cast)
-        .ok_or(OutOfMemory)
+    NonNull::new(unsafe { ffi::ws_alloc(bytes.max(1)) }).map(NonNull::cast).ok_or(OutOfMemory)
 }
 
 /// An owned slice.
@@ -89,12 +84,7 @@ impl<T> Shared<T> {
     pub fn new(value: T) -> Result<Self, OutOfMemory> {
         let place = allocate::<Counted<T>>(1)?;
         // SAFETY: just allocated for this.
-        unsafe {
-            place.write(Counted {
-                count: AtomicU32::new(1),
-                value,
-            })
-        };
+        unsafe { place.write(Counted { count: AtomicU32::new(1), value }) };
         Ok(Self(place))
     }
 
@@ -127,9 +117,7 @@ impl<T> Shared<T> {
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
         // SAFETY: this reference keeps the value.
-        let before = unsafe { self.0.as_ref() }
-            .count
-            .fetch_add(1, Ordering::Relaxed);
+        let before = unsafe { self.0.as_ref() }.count.fetch_add(1, Ordering::Relaxed);
         if before > u32::MAX / 2 {
             // References are descriptors and vCPUs, of which a kernel cannot have that many.
             ffi::ws_bug();

@@ -11,12 +11,7 @@ use core::arch::{asm, naked_asm};
 /// Hyp mode is ours on this CPU, or a stub's that knows this call; and what the called function promises holds.
 #[unsafe(naked)]
 pub unsafe extern "C" fn hvc(r0: u32, r1: u32, r2: u32, r3: u32) -> u32 {
-    naked_asm!(
-        ".arch_extension virt",
-        "push {{r4-r11, lr}}",
-        "hvc #0",
-        "pop {{r4-r11, pc}}",
-    )
+    naked_asm!(".arch_extension virt", "push {{r4-r11, lr}}", "hvc #0", "pop {{r4-r11, pc}}",)
 }
 
 /// Who answers `HVC #0` on this CPU.

@@ -20,9 +20,7 @@ use crate::{cache, ffi};
 use arch::addr::{HostPhys, HypVirt, PAGE_SIZE};
 use arch::hyp_registers::{HMAIR0, HMAIR1, Htcr, Vtcr};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use hyp_abi::image::{
-    ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters,
-};
+use hyp_abi::image::{ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters};
 use hyp_abi::layout::{self, MAX_CPUS};
 use kvm::host::Lock;
 use kvm::hyp_map::{HypMap, Kind};
@@ -52,8 +50,7 @@ struct HypMode {
 static HYP: AtomicPtr<HypMode> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Whether Hyp mode is ours, by CPU number. Written by the CPU itself with interrupts off.
-static TAKEN: [AtomicBool; MAX_CPUS as usize] =
-    [const { AtomicBool::new(false) }; MAX_CPUS as usize];
+static TAKEN: [AtomicBool; MAX_CPUS as usize] = [const { AtomicBool::new(false) }; MAX_CPUS as usize];
 
 /// How many panics of each CPU's Hyp mode have been printed.
 static PRINTED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
@@ -90,30 +87,11 @@ impl HypMode {
 
         let mut slots = Array::new(cpus as usize, |_| None)?;
         for (cpu, slot) in (0..).zip(slots.iter_mut()) {
-            let made = Slot {
-                emergency: LowmemPage::new()?,
-                stack: LowmemPage::new()?,
-                data: LowmemPage::new()?,
-            };
+            let made = Slot { emergency: LowmemPage::new()?, stack: LowmemPage::new()?, data: LowmemPage::new()? };
             let base = layout::slot(cpu);
-            map.map(
-                HypVirt::new(base + layout::EMERGENCY_PAGE),
-                made.emergency.phys(),
-                1,
-                Kind::Data,
-            )?;
-            map.map(
-                HypVirt::new(base + layout::STACK_PAGE),
-                made.stack.phys(),
-                1,
-                Kind::Data,
-            )?;
-            map.map(
-                HypVirt::new(base + layout::DATA_PAGE),
-                made.data.phys(),
-                1,
-                Kind::Data,
-            )?;
+            map.map(HypVirt::new(base + layout::EMERGENCY_PAGE), made.emergency.phys(), 1, Kind::Data)?;
+            map.map(HypVirt::new(base + layout::STACK_PAGE), made.stack.phys(), 1, Kind::Data)?;
+            map.map(HypVirt::new(base + layout::DATA_PAGE), made.data.phys(), 1, Kind::Data)?;
             *slot = Some(made);
         }
 
@@ -130,10 +108,7 @@ impl HypMode {
             return Err(Errno::ENOSPC);
         }
         let code = (header.trampoline - layout::IMAGE_BASE) as usize;
-        trampoline.fill(
-            0,
-            IMAGE.get(code..code + TRAMPOLINE_PARAMETERS).unwrap_or(&[]),
-        );
+        trampoline.fill(0, IMAGE.get(code..code + TRAMPOLINE_PARAMETERS).unwrap_or(&[]));
         let parameters = TrampolineParameters {
             httbr: map.httbr(),
             htcr: Htcr::HYP.bits(),
@@ -145,10 +120,7 @@ impl HypMode {
         };
         // SAFETY: integers without padding.
         let bytes = unsafe {
-            core::slice::from_raw_parts(
-                (&raw const parameters).cast::<u8>(),
-                size_of::<TrampolineParameters>(),
-            )
+            core::slice::from_raw_parts((&raw const parameters).cast::<u8>(), size_of::<TrampolineParameters>())
         };
         trampoline.fill(TRAMPOLINE_PARAMETERS, bytes);
         // SAFETY: a page of the linear map; it runs, and is read, with the MMU and caches off.
@@ -203,9 +175,7 @@ pub fn check_host() -> Result<()> {
     match hyp_call::owner() {
         Owner::Stub => Ok(()),
         Owner::Nobody => {
-            crate::error!(
-                "this kernel did not start in Hyp mode (HVC is undefined): cannot work here"
-            );
+            crate::error!("this kernel did not start in Hyp mode (HVC is undefined): cannot work here");
             Err(Errno::ENODEV)
         }
         Owner::Worldswitch => {
@@ -233,8 +203,7 @@ pub fn take() -> Result<()> {
         let slot = layout::slot(cpu);
         // SAFETY: the stub is there (just asked) and its soft restart enters the trampoline, which `prepare` wrote and cleaned; its
         // physical address is below 4 GiB, and the slot's pages are mapped. It returns here.
-        let abi =
-            unsafe { hyp_call::hvc(hyp_call::SOFT_RESTART, hyp.trampoline.get() as u32, slot, 0) };
+        let abi = unsafe { hyp_call::hvc(hyp_call::SOFT_RESTART, hyp.trampoline.get() as u32, slot, 0) };
         if abi != ABI {
             crate::error!("CPU {cpu}: Hyp mode answered {abi:#x} when it was taken");
             return Err(Errno::EIO);
@@ -316,11 +285,7 @@ fn print_panic(hyp: &HypMode, cpu: u32) {
         4 => "data abort",
         _ => "unknown exception",
     };
-    crate::error!(
-        "Hyp panic: CPU {cpu}: {vector} at {:#010x}, HSR {:#010x}",
-        record.pc,
-        record.hsr
-    );
+    crate::error!("Hyp panic: CPU {cpu}: {vector} at {:#010x}, HSR {:#010x}", record.pc, record.hsr);
     crate::error!(
         "Hyp panic: HDFAR {:#010x} HIFAR {:#010x} CPSR {:#010x} SP {:#010x} LR {:#010x}",
         record.hdfar,

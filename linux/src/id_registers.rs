@@ -65,10 +65,8 @@ fn vfp() -> Option<VfpIds> {
 /// Reads them all on this CPU. Interrupts are off.
 pub fn read() -> IdRegisters {
     let midr = read!("0", 0, 0, 0);
-    let has_l2ctlr = matches!(
-        Midr::new(midr).core(),
-        Core::CortexA7 | Core::CortexA12 | Core::CortexA15 | Core::CortexA17
-    );
+    let has_l2ctlr =
+        matches!(Midr::new(midr).core(), Core::CortexA7 | Core::CortexA12 | Core::CortexA15 | Core::CortexA17);
     let mut registers = IdRegisters {
         midr,
         ctr: read!("0", 0, 0, 1),

@@ -48,9 +48,7 @@ pub fn set_counter_rate(hertz: u32) {
 pub fn counter() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads the counter, which the host lets PL1 read.
-    unsafe {
-        asm!("isb", "mrrc p15, 0, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags))
-    };
+    unsafe { asm!("isb", "mrrc p15, 0, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -79,9 +77,7 @@ pub fn with_interrupts_off<R>(work: impl FnOnce() -> R) -> R {
 fn midr() -> u32 {
     let midr: u32;
     // SAFETY: reads a register.
-    unsafe {
-        asm!("mrc p15, 0, {}, c0, c0, 0", out(reg) midr, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("mrc p15, 0, {}, c0, c0, 0", out(reg) midr, options(nomem, nostack, preserves_flags)) };
     midr
 }
 
@@ -149,11 +145,7 @@ impl Host for Kernel {
     type Waiter = KernelWaiter;
     type WakeTimer = KernelTimer;
 
-    fn array<T>(
-        &self,
-        len: usize,
-        element: impl FnMut(usize) -> T,
-    ) -> Result<Array<T>, OutOfMemory> {
+    fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Array<T>, OutOfMemory> {
         Array::new(len, element)
     }
 
@@ -193,15 +185,8 @@ impl Host for Kernel {
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {
         let (mut phys, mut writable, mut block) = (0, 0, 0);
         // SAFETY: three places to write to.
-        let result = unsafe {
-            ffi::ws_resolve(
-                at.get() as usize,
-                u32::from(write),
-                &mut phys,
-                &mut writable,
-                &mut block,
-            )
-        };
+        let result =
+            unsafe { ffi::ws_resolve(at.get() as usize, u32::from(write), &mut phys, &mut writable, &mut block) };
         match Errno::check(result) {
             Ok(_) => Ok(Resolved {
                 phys: HostPhys::new(phys).page(),

@@ -20,9 +20,7 @@ pub fn check_layout() -> Result<()> {
     if ffi::ws_lock_bytes() as usize <= size_of::<SpinStorage>() {
         return Ok(());
     }
-    crate::error!(
-        "this kernel was built with lock debugging, whose locks this module does not know"
-    );
+    crate::error!("this kernel was built with lock debugging, whose locks this module does not know");
     Err(Errno::ENOEXEC)
 }
 
@@ -40,10 +38,7 @@ unsafe impl<T: Send> Send for Spin<T> {}
 impl<T> Spin<T> {
     /// An open lock, for statics.
     pub const fn open(value: T) -> Self {
-        Self {
-            raw: UnsafeCell::new([0; 2]),
-            value: UnsafeCell::new(value),
-        }
+        Self { raw: UnsafeCell::new([0; 2]), value: UnsafeCell::new(value) }
     }
 }
 
@@ -68,11 +63,7 @@ impl<T> Lock<T> for Spin<T> {
     fn lock(&self) -> SpinGuard<'_, T> {
         // SAFETY: the storage is an open or properly taken lock of sufficient size (`check_layout`), borrowed until the guard goes.
         let flags = unsafe { ffi::ws_spin_lock(self.raw.get().cast()) };
-        SpinGuard {
-            lock: self,
-            flags,
-            here: PhantomData,
-        }
+        SpinGuard { lock: self, flags, here: PhantomData }
     }
 }
 
@@ -121,10 +112,7 @@ impl<T> Mutex<T> {
     pub fn lock_killable(&self) -> Result<MutexGuard<'_, T>> {
         // SAFETY: the word is only ever used by these functions, and borrowed until the guard goes.
         Errno::check(unsafe { ffi::ws_mutex_lock_killable(self.raw.get()) })?;
-        Ok(MutexGuard {
-            lock: self,
-            here: PhantomData,
-        })
+        Ok(MutexGuard { lock: self, here: PhantomData })
     }
 }
 
@@ -135,19 +123,13 @@ impl<T> Lock<T> for Mutex<T> {
         T: 'a;
 
     fn new(value: T) -> Self {
-        Self {
-            raw: UnsafeCell::new(0),
-            value: UnsafeCell::new(value),
-        }
+        Self { raw: UnsafeCell::new(0), value: UnsafeCell::new(value) }
     }
 
     fn lock(&self) -> MutexGuard<'_, T> {
         // SAFETY: the word is only ever used by these functions, and borrowed until the guard goes.
         unsafe { ffi::ws_mutex_lock(self.raw.get()) };
-        MutexGuard {
-            lock: self,
-            here: PhantomData,
-        }
+        MutexGuard { lock: self, here: PhantomData }
     }
 }
 

@@ -34,10 +34,7 @@ impl Write for Line {
 
 /// Writes one line.
 pub fn write(level: Level, arguments: fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; 240],
-        used: 0,
-    };
+    let mut line = Line { bytes: [0; 240], used: 0 };
     // `Line` accepts everything; the arguments are numbers and text.
     let _ = line.write_fmt(arguments);
     // SAFETY: the buffer holds `used` initialised bytes; the shim copies them.

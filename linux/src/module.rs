@@ -87,38 +87,24 @@ fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
 
     let (mut timer_hwirq, mut forwarded, mut rate) = (0, 0, 0);
     // SAFETY: three places to write to.
-    let registered =
-        unsafe { ffi::ws_interrupts_register(&mut timer_hwirq, &mut forwarded, &mut rate) };
+    let registered = unsafe { ffi::ws_interrupts_register(&mut timer_hwirq, &mut forwarded, &mut rate) };
     if let Err(error) = Errno::check(registered) {
-        crate::error!(
-            "the virtual timer's or the GIC's maintenance interrupt cannot be had ({})",
-            error.get()
-        );
+        crate::error!("the virtual timer's or the GIC's maintenance interrupt cannot be had ({})", error.get());
         return Err((Step::HypPrepared, error));
     }
     kernel::set_counter_rate(rate);
     let timer_forwarded = forwarded != 0 && gic.splits_end_of_interrupt;
-    let found = Shared::new(HostHardware {
-        gic,
-        timer_hwirq,
-        timer_forwarded,
-    });
-    let found = found
-        .map_err(Errno::from)
-        .map_err(failed(Step::InterruptsRequested))?;
+    let found = Shared::new(HostHardware { gic, timer_hwirq, timer_forwarded });
+    let found = found.map_err(Errno::from).map_err(failed(Step::InterruptsRequested))?;
     let hypervisor = system::start(system::hardware(&found));
     HARDWARE.store(found.into_raw().cast(), Ordering::Release);
     hypervisor.map_err(failed(Step::InterruptsRequested))?;
 
     // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
-    Errno::check(unsafe { ffi::ws_cpu_events_register() })
-        .map_err(failed(Step::InterruptsRequested))?;
+    Errno::check(unsafe { ffi::ws_cpu_events_register() }).map_err(failed(Step::InterruptsRequested))?;
     // SAFETY: all that /dev/kvm's operations need is there.
     if let Err(error) = Errno::check(unsafe { ffi::ws_device_register() }) {
-        crate::error!(
-            "/dev/kvm cannot be registered ({}): does another driver own it?",
-            error.get()
-        );
+        crate::error!("/dev/kvm cannot be registered ({}): does another driver own it?", error.get());
         return Err((Step::CpusTaken, error));
     }
     if let Ok(hardware) = hardware() {
@@ -132,11 +118,7 @@ struct HardwareLine(&'static HostHardware);
 
 impl core::fmt::Display for HardwareLine {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let forwarding = if self.0.timer_forwarded {
-            "forwarded"
-        } else {
-            "masked in flight"
-        };
+        let forwarding = if self.0.timer_forwarded { "forwarded" } else { "masked in flight" };
         write!(
             f,
             "/dev/kvm is there: Hyp mode taken on {} CPUs, GICv2 with {} list registers, timer interrupt {} {forwarding}",

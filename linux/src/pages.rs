@@ -18,9 +18,7 @@ impl LowmemPage {
     /// A zeroed page. May sleep.
     pub fn new() -> Result<Self, OutOfMemory> {
         // SAFETY: any order will do.
-        NonNull::new(unsafe { ffi::ws_pages(0) })
-            .map(|page| Self(page.cast()))
-            .ok_or(OutOfMemory)
+        NonNull::new(unsafe { ffi::ws_pages(0) }).map(|page| Self(page.cast())).ok_or(OutOfMemory)
     }
 
     /// Its address in the kernel.
@@ -64,9 +62,7 @@ impl KernelTable {
     pub fn pair() -> Result<[Self; 2], OutOfMemory> {
         // SAFETY: an order-1 allocation is two pages, aligned to their size. Each page of it is handed out, and freed, on its own:
         // the kernel allows that after split_page, which the shim's ws_pages does for orders above 0.
-        let first = NonNull::new(unsafe { ffi::ws_pages(1) })
-            .ok_or(OutOfMemory)?
-            .cast::<u8>();
+        let first = NonNull::new(unsafe { ffi::ws_pages(1) }).ok_or(OutOfMemory)?.cast::<u8>();
         // SAFETY: the second page of the two.
         let second = unsafe { first.add(PAGE_SIZE) };
         Ok([Self(LowmemPage(first)), Self(LowmemPage(second))])

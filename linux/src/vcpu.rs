@@ -91,7 +91,12 @@ impl VcpuObject {
         self.set_shared(offset_of!(Run, exit_reason), exit.reason());
     }
 
-    fn surroundings<'a>(&'a self, system: &'a System, firmware: &'a kvm::psci::Firmware, inner: &Inner) -> Surroundings<'a> {
+    fn surroundings<'a>(
+        &'a self,
+        system: &'a System,
+        firmware: &'a kvm::psci::Firmware,
+        inner: &Inner,
+    ) -> Surroundings<'a> {
         Surroundings {
             id: &system.hypervisor.hardware.id,
             firmware,

@@ -105,11 +105,6 @@ layout!(EnableCap, 104, flags @ 4, args @ 8, pad @ 40);
 impl EnableCap {
     /// Enables `cap` with one argument.
     pub const fn new(cap: u32, argument: u64) -> Self {
-        Self {
-            cap,
-            flags: 0,
-            args: [argument, 0, 0, 0],
-            pad: [0; 64],
-        }
+        Self { cap, flags: 0, args: [argument, 0, 0, 0], pad: [0; 64] }
     }
 }

@@ -107,10 +107,7 @@ layout!(DeviceAddr, 16, addr @ 8);
 impl DeviceAddr {
     /// Makes the argument for an address of kind `addr_type` of `device`.
     pub const fn new(device: u64, addr_type: u64, addr: u64) -> Self {
-        Self {
-            id: (device & 0xffff) << 16 | (addr_type & 0xffff),
-            addr,
-        }
+        Self { id: (device & 0xffff) << 16 | (addr_type & 0xffff), addr }
     }
 
     /// The device.

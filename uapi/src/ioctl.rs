@@ -8,9 +8,9 @@
 //! Source: include/uapi/asm-generic/ioctl.h and Documentation/virt/kvm/api.rst of Linux 5.6.
 
 use crate::{
-    ClearDirtyLog, CoalescedMmioZone, CreateDevice, DeviceAddr, DeviceAttr, DirtyLog, EnableCap,
-    GuestDebug, Ioeventfd, IrqLevel, IrqRouting, Irqfd, MpState, Msi, OneReg, RegList, Regs,
-    SignalMask, Translation, UserspaceMemoryRegion, VcpuEvents, VcpuInit,
+    ClearDirtyLog, CoalescedMmioZone, CreateDevice, DeviceAddr, DeviceAttr, DirtyLog, EnableCap, GuestDebug, Ioeventfd,
+    IrqLevel, IrqRouting, Irqfd, MpState, Msi, OneReg, RegList, Regs, SignalMask, Translation, UserspaceMemoryRegion,
+    VcpuEvents, VcpuInit,
 };
 
 /// The version that `KVM_GET_API_VERSION` answers.

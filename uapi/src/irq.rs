@@ -179,22 +179,8 @@ mod tests {
     #[test]
     fn lines_pack_as_documented() {
         assert_eq!(IrqLine::Spi { number: 32 }.encode(), 0x0100_0020);
-        assert_eq!(
-            IrqLine::Ppi {
-                vcpu: 3,
-                number: 27
-            }
-            .encode(),
-            0x0203_001b
-        );
-        assert_eq!(
-            IrqLine::Cpu {
-                vcpu: 0x123,
-                number: KVM_ARM_IRQ_CPU_FIQ
-            }
-            .encode(),
-            0x1023_0001
-        );
+        assert_eq!(IrqLine::Ppi { vcpu: 3, number: 27 }.encode(), 0x0203_001b);
+        assert_eq!(IrqLine::Cpu { vcpu: 0x123, number: KVM_ARM_IRQ_CPU_FIQ }.encode(), 0x1023_0001);
         assert_eq!(IrqLine::decode(0x0300_0000), None);
     }
 

@@ -87,8 +87,7 @@ pub struct CoalescedMmio {
 layout!(CoalescedMmio, 24, len @ 8, pio @ 12, data @ 16);
 
 /// How many entries follow the head of the ring in its page of 4096 bytes.
-pub const KVM_COALESCED_MMIO_MAX: usize =
-    (4096 - size_of::<CoalescedMmioRing>()) / size_of::<CoalescedMmio>();
+pub const KVM_COALESCED_MMIO_MAX: usize = (4096 - size_of::<CoalescedMmioRing>()) / size_of::<CoalescedMmio>();
 
 /// The head of the ring page (`struct kvm_coalesced_mmio_ring`); [`KVM_COALESCED_MMIO_MAX`] entries follow it.
 #[repr(C)]

@@ -52,11 +52,7 @@ pub const fn cp15_32(op1: u8, crn: u8, crm: u8, op2: u8) -> u64 {
 
 /// The 64-bit CP15 register of `MRRC p15, op1, <Rt>, <Rt2>, crm`.
 pub const fn cp15_64(op1: u8, crm: u8) -> u64 {
-    id(
-        KVM_REG_SIZE_U64,
-        CP15,
-        (crm as u64 & 15) << 7 | (op1 as u64 & 15) << 3,
-    )
+    id(KVM_REG_SIZE_U64, CP15, (crm as u64 & 15) << 7 | (op1 as u64 & 15) << 3)
 }
 
 /// CCSIDR for the value `csselr` of CSSELR: bit 0 instruction cache, bits 3:1 the level from 0.
@@ -274,10 +270,9 @@ impl Register {
                 crm: (low >> 7 & 15) as u8,
                 op2: (low & 7) as u8,
             },
-            CP15 if double && low & 0xf807 == 0 => Self::Cp15Double {
-                op1: (low >> 3 & 15) as u8,
-                crm: (low >> 7 & 15) as u8,
-            },
+            CP15 if double && low & 0xf807 == 0 => {
+                Self::Cp15Double { op1: (low >> 3 & 15) as u8, crm: (low >> 7 & 15) as u8 }
+            }
             DEMUX if single && low < 0x100 => Self::Ccsidr { csselr: low as u8 },
             VFP if double && low < 32 => Self::VfpDouble { number: low as u8 },
             VFP if single => Self::VfpSystem(match low {
@@ -340,11 +335,11 @@ mod tests {
             (KVM_REG_ARM_TIMER_CVAL, 0x4030_0000_000f_0718),
             (CP15_MIDR, 0x4020_0000_000f_0000),
             (CP15_MPIDR, 0x4020_0000_000f_0005),
-            (cp15_32(1, 0, 0, 1), 0x4020_0000_000f_0009), // CLIDR
-            (cp15_32(2, 0, 0, 0), 0x4020_0000_000f_0010), // CSSELR
-            (cp15_64(0, 2), 0x4030_0000_000f_0100),       // TTBR0
-            (cp15_64(1, 2), 0x4030_0000_000f_0108),       // TTBR1
-            (cp15_32(1, 9, 0, 2), 0x4020_0000_000f_480a), // L2CTLR
+            (cp15_32(1, 0, 0, 1), 0x4020_0000_000f_0009),  // CLIDR
+            (cp15_32(2, 0, 0, 0), 0x4020_0000_000f_0010),  // CSSELR
+            (cp15_64(0, 2), 0x4030_0000_000f_0100),        // TTBR0
+            (cp15_64(1, 2), 0x4030_0000_000f_0108),        // TTBR1
+            (cp15_32(1, 9, 0, 2), 0x4020_0000_000f_480a),  // L2CTLR
             (cp15_32(0, 13, 0, 4), 0x4020_0000_000f_6804), // TPIDRPRW
             (vfp_double(31), 0x4030_0000_0012_001f),
             (KVM_REG_ARM_VFP_FPSCR, 0x4020_0000_0012_1001),
@@ -357,34 +352,13 @@ mod tests {
 
     #[test]
     fn strangers_are_refused_as_kvm_refused_them() {
-        assert_eq!(
-            Register::from_id(0x6030_0000_0010_0000),
-            Err(BadRegister::NotArm)
-        ); // 64-bit Arm
-        assert_eq!(
-            Register::from_id(core_reg(0) | 1 << 40),
-            Err(BadRegister::NotArm)
-        );
-        assert_eq!(
-            Register::from_id(core_reg(core_index::COUNT)),
-            Err(BadRegister::NoSuchRegister)
-        );
-        assert_eq!(
-            Register::from_id(core_reg(0) ^ 0x0010_0000_0000_0000),
-            Err(BadRegister::NoSuchRegister)
-        ); // size
-        assert_eq!(
-            Register::from_id(vfp_double(32)),
-            Err(BadRegister::NoSuchRegister)
-        );
-        assert_eq!(
-            Register::from_id(CP15_MIDR | 1 << 28),
-            Err(BadRegister::NoSuchRegister)
-        );
-        assert_eq!(
-            Register::from_id(cp15_64(0, 2) | 1),
-            Err(BadRegister::NoSuchRegister)
-        );
+        assert_eq!(Register::from_id(0x6030_0000_0010_0000), Err(BadRegister::NotArm)); // 64-bit Arm
+        assert_eq!(Register::from_id(core_reg(0) | 1 << 40), Err(BadRegister::NotArm));
+        assert_eq!(Register::from_id(core_reg(core_index::COUNT)), Err(BadRegister::NoSuchRegister));
+        assert_eq!(Register::from_id(core_reg(0) ^ 0x0010_0000_0000_0000), Err(BadRegister::NoSuchRegister)); // size
+        assert_eq!(Register::from_id(vfp_double(32)), Err(BadRegister::NoSuchRegister));
+        assert_eq!(Register::from_id(CP15_MIDR | 1 << 28), Err(BadRegister::NoSuchRegister));
+        assert_eq!(Register::from_id(cp15_64(0, 2) | 1), Err(BadRegister::NoSuchRegister));
     }
 
     proptest! {

@@ -173,36 +173,22 @@ impl Exit {
     /// Writes the payload's words, from the first on, and returns how many: the rest of the page stays as it was.
     pub fn encode(&self, payload: &mut ExitPayload) -> usize {
         match *self {
-            Self::Unknown {
-                hardware_exit_reason,
-            } => {
+            Self::Unknown { hardware_exit_reason } => {
                 payload[0] = hardware_exit_reason;
                 1
             }
-            Self::Mmio(Mmio {
-                phys_addr,
-                data,
-                len,
-                is_write,
-            }) => {
+            Self::Mmio(Mmio { phys_addr, data, len, is_write }) => {
                 payload[0] = phys_addr;
                 payload[1] = u64::from_le_bytes(data);
                 payload[2] = pair(len, is_write as u32);
                 3
             }
-            Self::FailEntry {
-                hardware_entry_failure_reason,
-                cpu,
-            } => {
+            Self::FailEntry { hardware_entry_failure_reason, cpu } => {
                 payload[0] = hardware_entry_failure_reason;
                 payload[1] = pair(cpu, 0);
                 2
             }
-            Self::InternalError {
-                suberror,
-                ndata,
-                data,
-            } => {
+            Self::InternalError { suberror, ndata, data } => {
                 payload[0] = pair(suberror, ndata.min(16));
                 payload[1..17].copy_from_slice(&data);
                 17
@@ -223,42 +209,24 @@ impl Exit {
 
     /// Reads what the kernel wrote. Total: a length or count that makes no sense is passed on for the reader to refuse.
     pub fn decode(reason: u32, payload: &ExitPayload) -> Self {
-        let (low, high) = (
-            |word: usize| payload[word] as u32,
-            |word: usize| (payload[word] >> 32) as u32,
-        );
+        let (low, high) = (|word: usize| payload[word] as u32, |word: usize| (payload[word] >> 32) as u32);
         match reason {
-            KVM_EXIT_UNKNOWN => Self::Unknown {
-                hardware_exit_reason: payload[0],
-            },
+            KVM_EXIT_UNKNOWN => Self::Unknown { hardware_exit_reason: payload[0] },
             KVM_EXIT_MMIO => Self::Mmio(Mmio {
                 phys_addr: payload[0],
                 data: payload[1].to_le_bytes(),
                 len: low(2),
                 is_write: high(2) & 0xff != 0,
             }),
-            KVM_EXIT_FAIL_ENTRY => Self::FailEntry {
-                hardware_entry_failure_reason: payload[0],
-                cpu: low(1),
-            },
+            KVM_EXIT_FAIL_ENTRY => Self::FailEntry { hardware_entry_failure_reason: payload[0], cpu: low(1) },
             KVM_EXIT_INTR => Self::Interrupted,
             KVM_EXIT_INTERNAL_ERROR => {
                 let mut data = [0; 16];
                 data.copy_from_slice(&payload[1..17]);
-                Self::InternalError {
-                    suberror: low(0),
-                    ndata: high(0),
-                    data,
-                }
+                Self::InternalError { suberror: low(0), ndata: high(0), data }
             }
-            KVM_EXIT_SYSTEM_EVENT => Self::SystemEvent {
-                event: low(0),
-                flags: payload[1],
-            },
-            KVM_EXIT_ARM_NISV => Self::ArmNisv {
-                esr_iss: payload[0],
-                fault_ipa: payload[1],
-            },
+            KVM_EXIT_SYSTEM_EVENT => Self::SystemEvent { event: low(0), flags: payload[1] },
+            KVM_EXIT_ARM_NISV => Self::ArmNisv { esr_iss: payload[0], fault_ipa: payload[1] },
             reason => Self::Other { reason },
         }
     }
@@ -272,12 +240,7 @@ mod tests {
     #[test]
     fn mmio_lies_where_c_puts_it() {
         let mut payload = [0; 32];
-        let mmio = Mmio {
-            phys_addr: 0x1122,
-            data: [1, 2, 3, 4, 5, 6, 7, 8],
-            len: 4,
-            is_write: true,
-        };
+        let mmio = Mmio { phys_addr: 0x1122, data: [1, 2, 3, 4, 5, 6, 7, 8], len: 4, is_write: true };
         assert_eq!(Exit::Mmio(mmio).encode(&mut payload), 3);
         let bytes: std::vec::Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(bytes[..8], 0x1122u64.to_le_bytes());
@@ -288,32 +251,15 @@ mod tests {
 
     fn exits() -> impl Strategy<Value = Exit> {
         prop_oneof![
-            any::<u64>().prop_map(|hardware_exit_reason| Exit::Unknown {
-                hardware_exit_reason
-            }),
-            any::<(u64, [u8; 8], u32, bool)>().prop_map(|(phys_addr, data, len, is_write)| {
-                Exit::Mmio(Mmio {
-                    phys_addr,
-                    data,
-                    len,
-                    is_write,
-                })
-            }),
-            any::<(u64, u32)>().prop_map(|(r, cpu)| Exit::FailEntry {
-                hardware_entry_failure_reason: r,
-                cpu
-            }),
+            any::<u64>().prop_map(|hardware_exit_reason| Exit::Unknown { hardware_exit_reason }),
+            any::<(u64, [u8; 8], u32, bool)>()
+                .prop_map(|(phys_addr, data, len, is_write)| { Exit::Mmio(Mmio { phys_addr, data, len, is_write }) }),
+            any::<(u64, u32)>().prop_map(|(r, cpu)| Exit::FailEntry { hardware_entry_failure_reason: r, cpu }),
             Just(Exit::Interrupted),
-            (any::<u32>(), 0..=16u32, any::<[u64; 16]>()).prop_map(|(suberror, ndata, data)| {
-                Exit::InternalError {
-                    suberror,
-                    ndata,
-                    data,
-                }
-            }),
+            (any::<u32>(), 0..=16u32, any::<[u64; 16]>())
+                .prop_map(|(suberror, ndata, data)| { Exit::InternalError { suberror, ndata, data } }),
             any::<(u32, u64)>().prop_map(|(event, flags)| Exit::SystemEvent { event, flags }),
-            any::<(u64, u64)>()
-                .prop_map(|(esr_iss, fault_ipa)| Exit::ArmNisv { esr_iss, fault_ipa }),
+            any::<(u64, u64)>().prop_map(|(esr_iss, fault_ipa)| Exit::ArmNisv { esr_iss, fault_ipa }),
         ]
     }
 

@@ -29,9 +29,7 @@ layout!(VcpuInit, 32, features @ 4);
 impl VcpuInit {
     /// Whether feature `number` is asked for; false beyond the bitmap.
     pub fn has(&self, number: u32) -> bool {
-        self.features
-            .get((number / 32) as usize)
-            .is_some_and(|word| word >> (number % 32) & 1 == 1)
+        self.features.get((number / 32) as usize).is_some_and(|word| word >> (number % 32) & 1 == 1)
     }
 
     /// Asks for feature `number`; nothing happens beyond the bitmap.

@@ -27,9 +27,7 @@ impl Bus {
     /// If another device owns part of it: the memory map is fixed, so this is a mistake in it.
     pub fn add(&mut self, range: Range<u64>, device: Arc<dyn Device>) {
         assert!(
-            self.devices
-                .values()
-                .all(|(other, _)| other.end <= range.start || range.end <= other.start),
+            self.devices.values().all(|(other, _)| other.end <= range.start || range.end <= other.start),
             "{range:x?} is taken"
         );
         self.devices.insert(range.start, (range, device));
@@ -45,16 +43,12 @@ impl Bus {
     /// Reads into `data`. Where no device is, zeros are read: `false`.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0);
-        self.owner(address, data.len())
-            .map(|(device, offset)| device.read(offset, data))
-            .is_some()
+        self.owner(address, data.len()).map(|(device, offset)| device.read(offset, data)).is_some()
     }
 
     /// Writes `data`. Where no device is, nothing happens: `false`.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
-        self.owner(address, data.len())
-            .map(|(device, offset)| device.write(offset, data))
-            .is_some()
+        self.owner(address, data.len()).map(|(device, offset)| device.write(offset, data)).is_some()
     }
 }
 

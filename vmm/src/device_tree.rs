@@ -58,18 +58,13 @@ pub enum BadTree {
 /// Checks a device tree that the user gives, and cuts off what follows it.
 pub fn check(mut file: Vec<u8>) -> Result<Vec<u8>, BadTree> {
     let found = file.len() as u64;
-    let word = |at: usize| {
-        file.get(at..at + 4)
-            .and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)))
-    };
+    let word = |at: usize| file.get(at..at + 4).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
     let (Some(0xd00d_feed), Some(size)) = (word(0), word(4)) else {
         file.truncate(8);
         return Err(BadTree::Foreign(file));
     };
     match u64::from(size) {
-        expected if expected > found || expected < 40 => {
-            Err(BadTree::Truncated { expected, found })
-        }
+        expected if expected > found || expected < 40 => Err(BadTree::Truncated { expected, found }),
         size if size > DTB_ROOM => Err(BadTree::TooBig(size)),
         _ => {
             file.truncate(size as usize);
@@ -83,10 +78,7 @@ pub fn make(machine: &MachineDescription) -> Result<Vec<u8>, vm_fdt::Error> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string("model", "Worldswitch virtual machine")?;
-    fdt.property_string_list(
-        "compatible",
-        vec!["worldswitch,virt".into(), "linux,dummy-virt".into()],
-    )?;
+    fdt.property_string_list("compatible", vec!["worldswitch,virt".into(), "linux,dummy-virt".into()])?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
@@ -113,10 +105,7 @@ pub fn make(machine: &MachineDescription) -> Result<Vec<u8>, vm_fdt::Error> {
     cpus(&mut fdt, machine)?;
 
     let psci = fdt.begin_node("psci")?;
-    fdt.property_string_list(
-        "compatible",
-        vec!["arm,psci-1.0".into(), "arm,psci-0.2".into()],
-    )?;
+    fdt.property_string_list("compatible", vec!["arm,psci-1.0".into(), "arm,psci-0.2".into()])?;
     fdt.property_string("method", "hvc")?;
     fdt.end_node(psci)?;
 
@@ -137,10 +126,7 @@ fn path(kind: &str, range: &Range<u64>) -> String {
 }
 
 fn reg(fdt: &mut FdtWriter, ranges: &[&Range<u64>]) -> Result<(), vm_fdt::Error> {
-    let cells: Vec<u64> = ranges
-        .iter()
-        .flat_map(|range| [range.start, range.end - range.start])
-        .collect();
+    let cells: Vec<u64> = ranges.iter().flat_map(|range| [range.start, range.end - range.start]).collect();
     fdt.property_array_u64("reg", &cells)
 }
 
@@ -160,10 +146,7 @@ fn cpus(fdt: &mut FdtWriter, machine: &MachineDescription) -> Result<(), vm_fdt:
     fdt.end_node(cpus)
 }
 
-fn interrupts_and_timer(
-    fdt: &mut FdtWriter,
-    machine: &MachineDescription,
-) -> Result<(), vm_fdt::Error> {
+fn interrupts_and_timer(fdt: &mut FdtWriter, machine: &MachineDescription) -> Result<(), vm_fdt::Error> {
     let gic = fdt.begin_node(&name("interrupt-controller", &GICD))?;
     fdt.property_string("compatible", "arm,cortex-a15-gic")?;
     fdt.property_null("interrupt-controller")?;
@@ -177,10 +160,7 @@ fn interrupts_and_timer(
     let timer = fdt.begin_node("timer")?;
     fdt.property_string_list("compatible", vec!["arm,armv7-timer".into()])?;
     let cpu_mask = ((1u32 << machine.mpidr.len().min(8)) - 1) << 8;
-    let cells: Vec<u32> = [13, 14, 11, 10]
-        .into_iter()
-        .flat_map(|ppi| [GIC_PPI, ppi, cpu_mask | LEVEL_LOW])
-        .collect();
+    let cells: Vec<u32> = [13, 14, 11, 10].into_iter().flat_map(|ppi| [GIC_PPI, ppi, cpu_mask | LEVEL_LOW]).collect();
     fdt.property_array_u32("interrupts", &cells)?;
     fdt.property_null("always-on")?;
     fdt.end_node(timer)
@@ -214,11 +194,7 @@ mod tests {
     }
 
     fn cells(property: fdt::node::NodeProperty) -> Vec<u32> {
-        property
-            .value
-            .chunks(4)
-            .map(|cell| u32::from_be_bytes(cell.try_into().unwrap()))
-            .collect()
+        property.value.chunks(4).map(|cell| u32::from_be_bytes(cell.try_into().unwrap())).collect()
     }
 
     #[test]
@@ -227,43 +203,20 @@ mod tests {
         let tree = fdt::Fdt::new(&blob).unwrap();
         assert_eq!(tree.chosen().bootargs(), Some("console=ttyS0 quiet"));
         let chosen = tree.find_node("/chosen").unwrap();
-        assert_eq!(
-            cells(chosen.property("linux,initrd-start").unwrap()),
-            [0, 0x8f00_0000]
-        );
-        assert_eq!(
-            cells(chosen.property("linux,initrd-end").unwrap()),
-            [0, 0x8f12_3456]
-        );
+        assert_eq!(cells(chosen.property("linux,initrd-start").unwrap()), [0, 0x8f00_0000]);
+        assert_eq!(cells(chosen.property("linux,initrd-end").unwrap()), [0, 0x8f12_3456]);
         let region = tree.memory().regions().next().unwrap();
-        assert_eq!(
-            (region.starting_address as usize, region.size),
-            (0x8000_0000, Some(0x1000_0000))
-        );
+        assert_eq!((region.starting_address as usize, region.size), (0x8000_0000, Some(0x1000_0000)));
         let cpus: Vec<_> = tree.cpus().map(|cpu| cpu.ids().first()).collect();
         assert_eq!(cpus, [0, 1]);
         let console = tree.find_node("/serial@10000000").unwrap();
         assert_eq!(cells(console.property("interrupts").unwrap()), [0, 0, 1]);
         let gic = tree.find_node("/interrupt-controller@20000000").unwrap();
-        let reg: Vec<_> = gic
-            .reg()
-            .unwrap()
-            .map(|r| (r.starting_address as usize, r.size.unwrap()))
-            .collect();
+        let reg: Vec<_> = gic.reg().unwrap().map(|r| (r.starting_address as usize, r.size.unwrap())).collect();
         assert_eq!(reg, [(0x2000_0000, 0x1000), (0x2001_0000, 0x2000)]);
         let timer = tree.find_node("/timer").unwrap();
-        assert_eq!(
-            cells(timer.property("interrupts").unwrap())[6..9],
-            [1, 11, 0x308]
-        );
-        assert_eq!(
-            tree.find_node("/psci")
-                .unwrap()
-                .property("method")
-                .unwrap()
-                .as_str(),
-            Some("hvc")
-        );
+        assert_eq!(cells(timer.property("interrupts").unwrap())[6..9], [1, 11, 0x308]);
+        assert_eq!(tree.find_node("/psci").unwrap().property("method").unwrap().as_str(), Some("hvc"));
     }
 
     #[test]
@@ -272,13 +225,8 @@ mod tests {
         let mut longer = blob.clone();
         longer.push(0);
         assert_eq!(check(longer).as_ref(), Ok(&blob));
-        assert!(matches!(
-            check(blob[..blob.len() - 1].to_vec()),
-            Err(BadTree::Truncated { .. })
-        ));
-        assert!(
-            matches!(check(b"/dts-v1/;".to_vec()), Err(BadTree::Foreign(start)) if start == b"/dts-v1/")
-        );
+        assert!(matches!(check(blob[..blob.len() - 1].to_vec()), Err(BadTree::Truncated { .. })));
+        assert!(matches!(check(b"/dts-v1/;".to_vec()), Err(BadTree::Foreign(start)) if start == b"/dts-v1/"));
         assert!(matches!(check(vec![]), Err(BadTree::Foreign(_))));
         let mut huge = vec![0; DTB_ROOM as usize + 1];
         huge[..4].copy_from_slice(&0xd00d_feedu32.to_be_bytes());
@@ -288,13 +236,8 @@ mod tests {
 
     #[test]
     fn a_command_line_with_a_zero_byte_is_an_error() {
-        let bad = MachineDescription {
-            cpu_compatible: "x",
-            mpidr: &[0],
-            ram: 0..1,
-            command_line: "a\0b",
-            initrd: None,
-        };
+        let bad =
+            MachineDescription { cpu_compatible: "x", mpidr: &[0], ram: 0..1, command_line: "a\0b", initrd: None };
         assert!(make(&bad).is_err());
     }
 }

@@ -91,9 +91,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// More vCPUs than the host's KVM takes.
-    #[error(
-        "{asked} CPUs are too many: this host's KVM gives a machine at most {most}. Give --cpus less"
-    )]
+    #[error("{asked} CPUs are too many: this host's KVM gives a machine at most {most}. Give --cpus less")]
     TooManyCpus {
         /// What was asked for.
         asked: u32,

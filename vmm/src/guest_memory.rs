@@ -46,18 +46,10 @@ impl Drop for Mapping {
 impl Mapping {
     /// Maps `size` bytes whose address is `guest_base` modulo 2 MiB. `size` and `guest_base` are multiples of the page size.
     fn congruent(size: usize, guest_base: u64) -> nix::Result<Self> {
-        let reserved = size
-            .checked_add(HUGE_PAGE)
-            .and_then(|n| n.try_into().ok())
-            .ok_or(nix::errno::Errno::ENOMEM)?;
+        let reserved = size.checked_add(HUGE_PAGE).and_then(|n| n.try_into().ok()).ok_or(nix::errno::Errno::ENOMEM)?;
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
         let reservation = unsafe {
-            mmap_anonymous(
-                None,
-                reserved,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_PRIVATE,
-            )?
+            mmap_anonymous(None, reserved, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)?
         };
         let address = reservation.as_ptr() as usize;
         let skip = (guest_base as usize).wrapping_sub(address) % HUGE_PAGE;
@@ -78,30 +70,19 @@ impl GuestRam {
     pub fn map(guest: Range<u64>) -> Result<Self, Error> {
         let mib = (guest.end - guest.start) >> 20;
         let failed = |source: io::Error| Error::MapMemory { mib, source };
-        let size =
-            usize::try_from(guest.end - guest.start).map_err(|_| Error::TooMuchMemory { mib })?;
-        let mapping =
-            Mapping::congruent(size, guest.start).map_err(|errno| failed(errno.into()))?;
+        let size = usize::try_from(guest.end - guest.start).map_err(|_| Error::TooMuchMemory { mib })?;
+        let mapping = Mapping::congruent(size, guest.start).map_err(|errno| failed(errno.into()))?;
         // SAFETY: the mapping is ours, and the advice changes how it is backed, not what it holds. A kernel without huge pages
         // refuses the advice; nothing depends on it.
         let _ = unsafe { madvise(mapping.start, mapping.size, MmapAdvise::MADV_HUGEPAGE) };
-        let (prot, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: the region looks into `mapping`, which lives in the same structure and is dropped after it.
-        let region =
-            unsafe { MmapRegion::build_raw(mapping.start.as_ptr().cast(), size, prot, flags) };
+        let region = unsafe { MmapRegion::build_raw(mapping.start.as_ptr().cast(), size, prot, flags) };
         let region = region.map_err(|error| failed(io::Error::other(error)))?;
-        let region = GuestRegionMmap::new(region, GuestAddress(guest.start))
-            .map_err(|error| failed(io::Error::other(error)))?;
-        let view = GuestMemoryMmap::from_regions(vec![region])
-            .map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Self {
-            view,
-            mapping,
-            guest,
-        })
+        let region =
+            GuestRegionMmap::new(region, GuestAddress(guest.start)).map_err(|error| failed(io::Error::other(error)))?;
+        let view = GuestMemoryMmap::from_regions(vec![region]).map_err(|error| failed(io::Error::other(error)))?;
+        Ok(Self { view, mapping, guest })
     }
 
     /// The guest physical addresses.
@@ -117,22 +98,14 @@ impl GuestRam {
     /// Makes every byte zero again by giving the memory back to the host.
     pub fn clear(&self) -> Result<(), Error> {
         // SAFETY: discarding private anonymous memory makes it read as zeros. No Rust reference looks into it (see the module's head).
-        let done = unsafe {
-            madvise(
-                self.mapping.start,
-                self.mapping.size,
-                MmapAdvise::MADV_DONTNEED,
-            )
-        };
+        let done = unsafe { madvise(self.mapping.start, self.mapping.size, MmapAdvise::MADV_DONTNEED) };
         done.map_err(|errno| Error::host("cannot clear guest memory")(errno.into()))
     }
 
     /// Reads the file, from where it stands, into all of `to`.
     pub fn fill_from(&self, file: &mut File, to: &Range<u64>) -> Result<(), Error> {
         let size = (to.end - to.start) as usize; // at most RAM's size, which is a usize
-        Ok(self
-            .view
-            .read_exact_volatile_from(GuestAddress(to.start), file, size)?)
+        Ok(self.view.read_exact_volatile_from(GuestAddress(to.start), file, size)?)
     }
 
     /// Writes `bytes` at `to`.
@@ -151,10 +124,7 @@ mod tests {
     fn addresses_agree_modulo_two_mib() {
         for base in [0x8000_0000, 0x8000_3000, 0x801f_f000] {
             let ram = GuestRam::map(base..base + 0x40_0000).unwrap();
-            assert_eq!(
-                ram.host_address() % HUGE_PAGE as u64,
-                base % HUGE_PAGE as u64
-            );
+            assert_eq!(ram.host_address() % HUGE_PAGE as u64, base % HUGE_PAGE as u64);
             ram.write(&[1], base).unwrap();
             ram.write(&[2], base + 0x3f_ffff).unwrap();
             assert!(ram.write(&[3], base + 0x40_0000).is_err());
@@ -167,23 +137,14 @@ mod tests {
         let mut file = TempFile::new().unwrap().into_file();
         file.write_all(b"kernel").unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
-        ram.fill_from(&mut file, &(0x8000_1000..0x8000_1006))
-            .unwrap();
+        ram.fill_from(&mut file, &(0x8000_1000..0x8000_1006)).unwrap();
         let mut seen = [0; 6];
-        ram.view
-            .read_slice(&mut seen, GuestAddress(0x8000_1000))
-            .unwrap();
+        ram.view.read_slice(&mut seen, GuestAddress(0x8000_1000)).unwrap();
         assert_eq!(&seen, b"kernel");
         ram.clear().unwrap();
-        ram.view
-            .read_slice(&mut seen, GuestAddress(0x8000_1000))
-            .unwrap();
+        ram.view.read_slice(&mut seen, GuestAddress(0x8000_1000)).unwrap();
         assert_eq!(seen, [0; 6]);
         file.seek(SeekFrom::Start(0)).unwrap();
-        assert!(
-            ram.fill_from(&mut file, &(0x8000_1000..0x8000_1007))
-                .is_err(),
-            "the file is shorter"
-        );
+        assert!(ram.fill_from(&mut file, &(0x8000_1000..0x8000_1007)).is_err(), "the file is shorter");
     }
 }

@@ -35,9 +35,7 @@ pub enum BadImage {
     #[error("the file is empty")]
     Empty,
     /// It ends early.
-    #[error(
-        "truncated: its head says {expected} bytes, the file has {found}. Copy or download it again"
-    )]
+    #[error("truncated: its head says {expected} bytes, the file has {found}. Copy or download it again")]
     Truncated {
         /// What its head says.
         expected: u64,
@@ -77,70 +75,28 @@ impl From<io::Error> for BadImage {
     }
 }
 
-const TAKE_ZIMAGE: &str =
-    "Give the zImage: arch/arm/boot/zImage, or Debian's /boot/vmlinuz-VERSION-armmp";
+const TAKE_ZIMAGE: &str = "Give the zImage: arch/arm/boot/zImage, or Debian's /boot/vmlinuz-VERSION-armmp";
 const UNPACK: &str = "If it holds a zImage, unpack it first";
-const OTHER_MACHINE: &str =
-    "wsvm's guests are 32-bit Arm: give a zImage for ARMv7, such as Debian armhf's vmlinuz";
+const OTHER_MACHINE: &str = "wsvm's guests are 32-bit Arm: give a zImage for ARMv7, such as Debian armhf's vmlinuz";
 
 /// Marks of other formats: name, advice, offset, bytes.
 const FOREIGN: &[(&str, &str, usize, &[u8])] = &[
-    (
-        "it is an ELF file, such as a kernel's vmlinux",
-        TAKE_ZIMAGE,
-        0,
-        b"\x7fELF",
-    ),
-    (
-        "it is a kernel Image for 64-bit Arm",
-        OTHER_MACHINE,
-        0x38,
-        b"ARM\x64",
-    ),
-    (
-        "it is a bzImage, a kernel for x86",
-        OTHER_MACHINE,
-        0x202,
-        b"HdrS",
-    ),
-    (
-        "it is a kernel Image for RISC-V",
-        OTHER_MACHINE,
-        0x38,
-        b"RSC\x05",
-    ),
-    (
-        "it is a zImage for a big-endian kernel",
-        "Give a little-endian one",
-        0x24,
-        &[0x01, 0x6f, 0x28, 0x18],
-    ),
-    (
-        "it is a U-Boot image",
-        "Take its payload: dumpimage -T kernel -p 0 -o zImage FILE",
-        0,
-        &[0x27, 0x05, 0x19, 0x56],
-    ),
+    ("it is an ELF file, such as a kernel's vmlinux", TAKE_ZIMAGE, 0, b"\x7fELF"),
+    ("it is a kernel Image for 64-bit Arm", OTHER_MACHINE, 0x38, b"ARM\x64"),
+    ("it is a bzImage, a kernel for x86", OTHER_MACHINE, 0x202, b"HdrS"),
+    ("it is a kernel Image for RISC-V", OTHER_MACHINE, 0x38, b"RSC\x05"),
+    ("it is a zImage for a big-endian kernel", "Give a little-endian one", 0x24, &[0x01, 0x6f, 0x28, 0x18]),
+    ("it is a U-Boot image", "Take its payload: dumpimage -T kernel -p 0 -o zImage FILE", 0, &[0x27, 0x05, 0x19, 0x56]),
     (
         "it is a flattened device tree, or a U-Boot FIT image",
         "Give it to --dtb, or take the kernel out: dumpimage -T flat_dt -p 0 -o zImage FILE",
         0,
         &[0xd0, 0x0d, 0xfe, 0xed],
     ),
-    (
-        "it is an Android boot image",
-        "Take the kernel out: unpack_bootimg",
-        0,
-        b"ANDROID!",
-    ),
+    ("it is an Android boot image", "Take the kernel out: unpack_bootimg", 0, b"ANDROID!"),
     ("it is compressed by gzip", UNPACK, 0, &[0x1f, 0x8b]),
     ("it is compressed by xz", UNPACK, 0, b"\xfd7zXZ"),
-    (
-        "it is compressed by zstd",
-        UNPACK,
-        0,
-        &[0x28, 0xb5, 0x2f, 0xfd],
-    ),
+    ("it is compressed by zstd", UNPACK, 0, &[0x28, 0xb5, 0x2f, 0xfd]),
     ("it is compressed by bzip2", UNPACK, 0, b"BZh"),
     (
         "it is a Debian package",
@@ -148,24 +104,9 @@ const FOREIGN: &[(&str, &str, usize, &[u8])] = &[
         0,
         b"!<arch>\ndebian",
     ),
-    (
-        "it is a cpio archive, such as an initrd",
-        "Give it to --initrd",
-        0,
-        b"07070",
-    ),
-    (
-        "it is a qcow2 disk image",
-        "A disk cannot be booted: give a kernel",
-        0,
-        b"QFI\xfb",
-    ),
-    (
-        "it is an EFI program without a zImage in it",
-        TAKE_ZIMAGE,
-        0,
-        b"MZ",
-    ),
+    ("it is a cpio archive, such as an initrd", "Give it to --initrd", 0, b"07070"),
+    ("it is a qcow2 disk image", "A disk cannot be booted: give a kernel", 0, b"QFI\xfb"),
+    ("it is an EFI program without a zImage in it", TAKE_ZIMAGE, 0, b"MZ"),
 ];
 
 impl KernelImage {
@@ -180,48 +121,33 @@ impl KernelImage {
         }
         let word = |offset: u64| {
             let offset = usize::try_from(offset).ok()?;
-            Some(u32::from_le_bytes(
-                head.get(offset..offset.checked_add(4)?)?.try_into().ok()?,
-            ))
+            Some(u32::from_le_bytes(head.get(offset..offset.checked_add(4)?)?.try_into().ok()?))
         };
         if word(0x24) != Some(ZIMAGE_MAGIC) {
             return Err(not_a_zimage(&head));
         }
         let (Some(start), Some(end)) = (word(0x28), word(0x2c)) else {
-            return Err(BadImage::Truncated {
-                expected: 0x30,
-                found,
-            });
+            return Err(BadImage::Truncated { expected: 0x30, found });
         };
         if end <= start || end - start < 0x30 {
             return Err(BadImage::Damaged { start, end });
         }
         let size = u64::from(end - start);
         if size > found {
-            return Err(BadImage::Truncated {
-                expected: size,
-                found,
-            });
+            return Err(BadImage::Truncated { expected: size, found });
         }
         let fixed_address = (start != 0).then_some(u64::from(start));
-        let table = (word(0x34) == Some(TABLE_MAGIC))
-            .then(|| word(0x38))
-            .flatten();
-        let unpacked_size =
-            match table.and_then(|offset| kernel_size_entry(word, u64::from(offset))) {
-                Some((size_at, zeroed)) if u64::from(size_at) + 4 <= size => {
-                    let mut unpacked = [0; 4];
-                    file.seek(SeekFrom::Start(u64::from(size_at)))?;
-                    file.read_exact(&mut unpacked)?;
-                    Some(u64::from(u32::from_le_bytes(unpacked)) + u64::from(zeroed))
-                }
-                _ => None,
-            };
-        Ok(Self {
-            fixed_address,
-            size,
-            unpacked_size,
-        })
+        let table = (word(0x34) == Some(TABLE_MAGIC)).then(|| word(0x38)).flatten();
+        let unpacked_size = match table.and_then(|offset| kernel_size_entry(word, u64::from(offset))) {
+            Some((size_at, zeroed)) if u64::from(size_at) + 4 <= size => {
+                let mut unpacked = [0; 4];
+                file.seek(SeekFrom::Start(u64::from(size_at)))?;
+                file.read_exact(&mut unpacked)?;
+                Some(u64::from(u32::from_le_bytes(unpacked)) + u64::from(zeroed))
+            }
+            _ => None,
+        };
+        Ok(Self { fixed_address, size, unpacked_size })
     }
 }
 
@@ -244,10 +170,7 @@ fn kernel_size_entry(word: impl Fn(u64) -> Option<u32>, mut at: u64) -> Option<(
 fn not_a_zimage(head: &[u8]) -> BadImage {
     FOREIGN
         .iter()
-        .find(|(_, _, offset, mark)| {
-            head.get(*offset..)
-                .is_some_and(|rest| rest.starts_with(mark))
-        })
+        .find(|(_, _, offset, mark)| head.get(*offset..).is_some_and(|rest| rest.starts_with(mark)))
         .map(|&(what, advice, ..)| BadImage::Foreign { what, advice })
         .unwrap_or_else(|| BadImage::Unknown(head[..head.len().min(8)].to_vec()))
 }
@@ -274,14 +197,7 @@ mod tests {
     fn a_zimage_is_recognised_with_what_follows_it_left_out() {
         let mut file = zimage(0, 0x400);
         file.extend_from_slice(b"an appended device tree");
-        assert_eq!(
-            recognise(&file),
-            Ok(KernelImage {
-                fixed_address: None,
-                size: 0x400,
-                unpacked_size: None
-            })
-        );
+        assert_eq!(recognise(&file), Ok(KernelImage { fixed_address: None, size: 0x400, unpacked_size: None }));
         let fixed = recognise(&zimage(0x8200_0000, 0x400)).unwrap();
         assert_eq!(fixed.fixed_address, Some(0x8200_0000));
     }
@@ -289,8 +205,7 @@ mod tests {
     #[test]
     fn the_unpacked_size_is_found_through_the_table() {
         let mut file = zimage(0, 0x400);
-        let mut put =
-            |at: usize, value: u32| file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let mut put = |at: usize, value: u32| file[at..at + 4].copy_from_slice(&value.to_le_bytes());
         put(0x34, TABLE_MAGIC);
         put(0x38, 0x100);
         put(0x100, 2); // another entry first
@@ -313,36 +228,17 @@ mod tests {
         for length in 1..whole.len() {
             let error = recognise(&whole[..length]).unwrap_err();
             if length >= 0x30 {
-                assert_eq!(
-                    error,
-                    BadImage::Truncated {
-                        expected: 0x400,
-                        found: length as u64
-                    }
-                );
+                assert_eq!(error, BadImage::Truncated { expected: 0x400, found: length as u64 });
             }
         }
-        assert!(
-            BadImage::Truncated {
-                expected: 9,
-                found: 5
-            }
-            .to_string()
-            .contains("9 bytes, the file has 5")
-        );
+        assert!(BadImage::Truncated { expected: 9, found: 5 }.to_string().contains("9 bytes, the file has 5"));
     }
 
     #[test]
     fn a_head_that_contradicts_itself_is_refused() {
         let mut file = zimage(0, 0x400);
         file[0x28..0x2c].copy_from_slice(&0x400u32.to_le_bytes());
-        assert_eq!(
-            recognise(&file),
-            Err(BadImage::Damaged {
-                start: 0x400,
-                end: 0x400
-            })
-        );
+        assert_eq!(recognise(&file), Err(BadImage::Damaged { start: 0x400, end: 0x400 }));
     }
 
     #[test]
@@ -361,10 +257,7 @@ mod tests {
             assert!(message.contains(named), "{message}");
         }
         let message = recognise(b"#!/bin/sh\n").unwrap_err().to_string();
-        assert!(
-            message.contains("#!/bin/s") && message.contains("zImage"),
-            "{message}"
-        );
+        assert!(message.contains("#!/bin/s") && message.contains("zImage"), "{message}");
     }
 
     proptest::proptest! {

@@ -11,17 +11,11 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use uapi::{
-    Exit, ExitPayload, KVM_RUN, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size,
-};
+use uapi::{Exit, ExitPayload, KVM_RUN, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 fn checked(result: libc::c_int) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Structures of `uapi` that a kernel can be given without touching anything else of this process.
@@ -43,11 +37,7 @@ pub struct KvmFd(File);
 impl KvmFd {
     /// `/dev/kvm` itself.
     pub fn open() -> io::Result<Self> {
-        File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .map(Self)
+        File::options().read(true).write(true).open("/dev/kvm").map(Self)
     }
 
     /// Takes over a descriptor that an ioctl has answered.
@@ -91,33 +81,19 @@ impl KvmFd {
 
     /// Makes a device of the kernel's.
     pub fn create_device(&self, device_type: u32) -> io::Result<Self> {
-        let mut device = uapi::CreateDevice {
-            device_type,
-            ..Default::default()
-        };
+        let mut device = uapi::CreateDevice { device_type, ..Default::default() };
         self.read(uapi::KVM_CREATE_DEVICE, &mut device)?;
         // SAFETY: the call succeeded without KVM_CREATE_DEVICE_TEST, so `fd` is a new descriptor.
         Ok(unsafe { Self::adopt(device.fd as RawFd) })
     }
 
     /// Sets an attribute of a device, of type `u32` or `u64`, or none at all.
-    pub fn set_attribute<T: Copy + Into<u64>>(
-        &self,
-        group: u32,
-        attr: u64,
-        value: Option<&T>,
-    ) -> io::Result<()> {
+    pub fn set_attribute<T: Copy + Into<u64>>(&self, group: u32, attr: u64, value: Option<&T>) -> io::Result<()> {
         let addr = value.map_or(0, |value| std::ptr::from_ref(value) as usize as u64);
-        let attribute = uapi::DeviceAttr {
-            flags: 0,
-            group,
-            attr,
-            addr,
-        };
+        let attribute = uapi::DeviceAttr { flags: 0, group, attr, addr };
         // SAFETY: setting an attribute reads its value; the value outlives the call, and an attribute of another size than `T`
         // would read beyond it, at worst, what the kernel then refuses or takes for a number.
-        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_DEVICE_ATTR.into(), &attribute) })
-            .map(|_| ())
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_DEVICE_ATTR.into(), &attribute) }).map(|_| ())
     }
 
     /// Gives the machine a memory slot.
@@ -127,30 +103,22 @@ impl KvmFd {
     /// The process's memory in the region is for the guest to change at any time, until the VM is closed.
     pub unsafe fn set_memory(&self, region: &UserspaceMemoryRegion) -> io::Result<()> {
         // SAFETY: as the caller promises.
-        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_USER_MEMORY_REGION.into(), region) })
-            .map(|_| ())
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_USER_MEMORY_REGION.into(), region) }).map(|_| ())
     }
 
     /// Writes a register of 32 bits.
     pub fn set_register(&self, id: u64, value: u32) -> io::Result<()> {
         assert_eq!(id & uapi::KVM_REG_SIZE_MASK, uapi::KVM_REG_SIZE_U32);
-        let register = OneReg {
-            id,
-            addr: std::ptr::from_ref(&value) as usize as u64,
-        };
+        let register = OneReg { id, addr: std::ptr::from_ref(&value) as usize as u64 };
         // SAFETY: the id says four bytes, and `value` has four.
-        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_ONE_REG.into(), &register) })
-            .map(|_| ())
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_ONE_REG.into(), &register) }).map(|_| ())
     }
 
     /// Reads a register of 32 bits.
     pub fn register(&self, id: u64) -> io::Result<u32> {
         assert_eq!(id & uapi::KVM_REG_SIZE_MASK, uapi::KVM_REG_SIZE_U32);
         let mut value = 0u32;
-        let register = OneReg {
-            id,
-            addr: std::ptr::from_mut(&mut value) as usize as u64,
-        };
+        let register = OneReg { id, addr: std::ptr::from_mut(&mut value) as usize as u64 };
         // SAFETY: the id says four bytes, and `value` has four.
         checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_GET_ONE_REG.into(), &register) })?;
         Ok(value)
@@ -180,27 +148,13 @@ impl RunPage {
     /// Maps `size` bytes, as `KVM_GET_VCPU_MMAP_SIZE` answered, of a vCPU's descriptor.
     pub fn map(vcpu: &KvmFd, size: usize) -> io::Result<Self> {
         let too_small = || io::Error::other("the kernel's kvm_run is too small");
-        let length = size
-            .try_into()
-            .ok()
-            .filter(|_| size >= size_of::<Run>())
-            .ok_or_else(too_small)?;
+        let length = size.try_into().ok().filter(|_| size >= size_of::<Run>()).ok_or_else(too_small)?;
         use nix::sys::mman::{MapFlags, ProtFlags, mmap};
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
         let page = unsafe {
-            mmap(
-                None,
-                length,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                &vcpu.0,
-                0,
-            )
+            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &vcpu.0, 0)
         };
-        Ok(Self {
-            page: page?.cast(),
-            size,
-        })
+        Ok(Self { page: page?.cast(), size })
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
@@ -223,10 +177,7 @@ impl RunPage {
         // SAFETY: the page is mapped while `self` lives and any bytes are integers. Volatile, since the kernel has changed it.
         let (reason, payload): (u32, ExitPayload) = unsafe {
             let run = self.page.as_ptr();
-            (
-                (&raw const (*run).exit_reason).read_volatile(),
-                (&raw const (*run).exit).read_volatile(),
-            )
+            ((&raw const (*run).exit_reason).read_volatile(), (&raw const (*run).exit).read_volatile())
         };
         Exit::decode(reason, &payload)
     }
@@ -235,12 +186,7 @@ impl RunPage {
     pub fn answer_mmio(&self, data: [u8; 8]) {
         // SAFETY: the eight bytes at this offset lie in the page, which is mapped while `self` lives, and belong to the thread that
         // runs the vCPU, which calls this between runs.
-        unsafe {
-            self.page
-                .byte_add(MMIO_DATA_OFFSET)
-                .cast::<[u8; 8]>()
-                .write_volatile(data)
-        };
+        unsafe { self.page.byte_add(MMIO_DATA_OFFSET).cast::<[u8; 8]>().write_volatile(data) };
     }
 }
 

@@ -76,9 +76,7 @@ pub struct Placement {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPlacement {
     /// RAM is too small for what goes into it.
-    #[error(
-        "{mib}M of memory is too little for this kernel and initrd. Give --mem {enough}M or more"
-    )]
+    #[error("{mib}M of memory is too little for this kernel and initrd. Give --mem {enough}M or more")]
     TooSmall {
         /// How much there is.
         mib: u64,
@@ -103,30 +101,16 @@ pub enum BadPlacement {
 
 impl Placement {
     /// Places an image and an initrd of `initrd_size` bytes in `ram_size` bytes of RAM, a multiple of the page size of at least [`MIN_RAM`].
-    pub fn new(
-        ram_size: u64,
-        kernel: &KernelImage,
-        initrd_size: Option<u64>,
-    ) -> Result<Self, BadPlacement> {
+    pub fn new(ram_size: u64, kernel: &KernelImage, initrd_size: Option<u64>) -> Result<Self, BadPlacement> {
         let ram = RAM_BASE..RAM_BASE + ram_size;
         // The whole of the first 512 MiB is tried before giving up, to say what would have been enough.
-        match Self::below(
-            ram.clone(),
-            ram.end.min(RAM_BASE + REACH),
-            kernel,
-            initrd_size,
-        ) {
+        match Self::below(ram.clone(), ram.end.min(RAM_BASE + REACH), kernel, initrd_size) {
             Some(placement) => Ok(placement),
             None => Err(Self::why_not(ram, kernel, initrd_size)),
         }
     }
 
-    fn below(
-        ram: Range<u64>,
-        top: u64,
-        kernel: &KernelImage,
-        initrd_size: Option<u64>,
-    ) -> Option<Self> {
+    fn below(ram: Range<u64>, top: u64, kernel: &KernelImage, initrd_size: Option<u64>) -> Option<Self> {
         let kernel_start = kernel.fixed_address.unwrap_or(match ram.end - ram.start {
             size if size < SMALL_RAM => ram.start + SMALL_KERNEL_OFFSET,
             _ => ram.start + KERNEL_OFFSET,
@@ -143,10 +127,7 @@ impl Placement {
         };
         // If the unpacked kernel reaches the image, the image first moves behind it.
         let unpacked = kernel.unpacked_size.unwrap_or(kernel.size * 5);
-        let busy_end = kernel_range
-            .end
-            .max(ram.start + UNPACKED_OFFSET + unpacked + kernel.size)
-            + SLACK;
+        let busy_end = kernel_range.end.max(ram.start + UNPACKED_OFFSET + unpacked + kernel.size) + SLACK;
         let lowest = initrd.as_ref().map_or(dtb.start, |initrd| initrd.start);
         (kernel_range.start >= ram.start && busy_end <= lowest).then_some(Self {
             ram,
@@ -158,29 +139,15 @@ impl Placement {
 
     fn why_not(ram: Range<u64>, kernel: &KernelImage, initrd_size: Option<u64>) -> BadPlacement {
         let most = RAM_BASE + REACH;
-        let enough = (ram.end - RAM_BASE..=REACH).step_by(1 << 20).find(|size| {
-            Self::below(
-                RAM_BASE..RAM_BASE + size,
-                RAM_BASE + size,
-                kernel,
-                initrd_size,
-            )
-            .is_some()
-        });
+        let enough = (ram.end - RAM_BASE..=REACH)
+            .step_by(1 << 20)
+            .find(|size| Self::below(RAM_BASE..RAM_BASE + size, RAM_BASE + size, kernel, initrd_size).is_some());
         match enough {
-            Some(size) => BadPlacement::TooSmall {
-                mib: (ram.end - RAM_BASE) >> 20,
-                enough: size.div_ceil(1 << 20),
-            },
+            Some(size) => BadPlacement::TooSmall { mib: (ram.end - RAM_BASE) >> 20, enough: size.div_ceil(1 << 20) },
             None if Self::below(RAM_BASE..most, most, kernel, None).is_some() => {
-                BadPlacement::InitrdTooBig {
-                    mib: initrd_size.unwrap_or(0) >> 20,
-                }
+                BadPlacement::InitrdTooBig { mib: initrd_size.unwrap_or(0) >> 20 }
             }
-            None => BadPlacement::FixedAddress {
-                address: kernel.fixed_address.unwrap_or(RAM_BASE),
-                ram,
-            },
+            None => BadPlacement::FixedAddress { address: kernel.fixed_address.unwrap_or(RAM_BASE), ram },
         }
     }
 }
@@ -193,11 +160,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn image(size: u64) -> KernelImage {
-        KernelImage {
-            fixed_address: None,
-            size,
-            unpacked_size: Some(size * 4),
-        }
+        KernelImage { fixed_address: None, size, unpacked_size: Some(size * 4) }
     }
 
     fn apart(a: &Range<u64>, b: &Range<u64>) -> bool {
@@ -209,16 +172,12 @@ mod tests {
         let placement = Placement::new(256 * MIB, &image(5 * MIB), Some(30 * MIB + 5)).unwrap();
         assert_eq!(placement.kernel.start, RAM_BASE + 32 * MIB);
         assert_eq!(placement.dtb, RAM_BASE + 254 * MIB..RAM_BASE + 256 * MIB);
-        assert_eq!(
-            placement.initrd.unwrap().start,
-            RAM_BASE + 224 * MIB - 0x1000
-        );
+        assert_eq!(placement.initrd.unwrap().start, RAM_BASE + 224 * MIB - 0x1000);
     }
 
     #[test]
     fn too_little_memory_says_how_much_is_enough() {
-        let Err(BadPlacement::TooSmall { mib: 32, enough }) =
-            Placement::new(32 * MIB, &image(5 * MIB), Some(30 * MIB))
+        let Err(BadPlacement::TooSmall { mib: 32, enough }) = Placement::new(32 * MIB, &image(5 * MIB), Some(30 * MIB))
         else {
             panic!("should not fit");
         };
@@ -232,16 +191,10 @@ mod tests {
             Placement::new(1024 * MIB, &image(5 * MIB), Some(600 * MIB)),
             Err(BadPlacement::InitrdTooBig { mib: 600 })
         );
-        let fixed = KernelImage {
-            fixed_address: Some(0x4000_8000),
-            ..image(MIB)
-        };
+        let fixed = KernelImage { fixed_address: Some(0x4000_8000), ..image(MIB) };
         assert!(matches!(
             Placement::new(256 * MIB, &fixed, None),
-            Err(BadPlacement::FixedAddress {
-                address: 0x4000_8000,
-                ..
-            })
+            Err(BadPlacement::FixedAddress { address: 0x4000_8000, .. })
         ));
     }
 

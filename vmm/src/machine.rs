@@ -87,10 +87,7 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
     let kvm = Kvm::open()?;
     let most = kvm.extension(uapi::KVM_CAP_MAX_VCPUS)?.min(8); // a GICv2 serves eight
     if configuration.cpus > most {
-        return Err(Error::TooManyCpus {
-            asked: configuration.cpus,
-            most,
-        });
+        return Err(Error::TooManyCpus { asked: configuration.cpus, most });
     }
     let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + memory)?);
     vcpu::prepare()?;
@@ -112,10 +109,8 @@ impl Boot {
     fn open(configuration: &Configuration) -> Result<Self, Error> {
         let path = &configuration.kernel;
         let mut kernel_file = File::open(path).map_err(Error::file(path))?;
-        let kernel = KernelImage::recognise(&mut kernel_file).map_err(|source| Error::Kernel {
-            path: path.clone(),
-            source,
-        })?;
+        let kernel =
+            KernelImage::recognise(&mut kernel_file).map_err(|source| Error::Kernel { path: path.clone(), source })?;
         let mut initrd_size = None;
         let mut initrd_file = None;
         if let Some(path) = &configuration.initrd {
@@ -129,40 +124,22 @@ impl Boot {
         let dtb = match &configuration.dtb {
             Some(path) => {
                 let file = std::fs::read(path).map_err(Error::file(path))?;
-                Some(
-                    device_tree::check(file).map_err(|source| Error::DeviceTree {
-                        path: path.clone(),
-                        source,
-                    })?,
-                )
+                Some(device_tree::check(file).map_err(|source| Error::DeviceTree { path: path.clone(), source })?)
             }
             None => None,
         };
         let placement = Placement::new(configuration.memory, &kernel, initrd_size)?;
-        Ok(Self {
-            kernel_file,
-            kernel,
-            initrd_file,
-            dtb,
-            placement,
-        })
+        Ok(Self { kernel_file, kernel, initrd_file, dtb, placement })
     }
 
     /// Puts kernel and initrd into memory.
     fn load(&mut self, configuration: &Configuration, ram: &GuestRam) -> Result<(), Error> {
-        debug_assert_eq!(
-            self.placement.kernel.end - self.placement.kernel.start,
-            self.kernel.size
-        );
-        self.kernel_file
-            .seek(SeekFrom::Start(0))
-            .map_err(Error::file(&configuration.kernel))?;
+        debug_assert_eq!(self.placement.kernel.end - self.placement.kernel.start, self.kernel.size);
+        self.kernel_file.seek(SeekFrom::Start(0)).map_err(Error::file(&configuration.kernel))?;
         ram.fill_from(&mut self.kernel_file, &self.placement.kernel)?;
-        if let (Some(file), Some(place), Some(path)) = (
-            &mut self.initrd_file,
-            &self.placement.initrd,
-            &configuration.initrd,
-        ) {
+        if let (Some(file), Some(place), Some(path)) =
+            (&mut self.initrd_file, &self.placement.initrd, &configuration.initrd)
+        {
             file.seek(SeekFrom::Start(0)).map_err(Error::file(path))?;
             ram.fill_from(file, place)?;
         }
@@ -178,19 +155,11 @@ impl Signals {
     fn take() -> Result<Self, Error> {
         let failed = |errno: nix::Error| Error::host("cannot handle signals")(errno.into());
         let mut set = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-        ] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
             set.add(signal);
         }
         set.thread_block().map_err(failed)?;
-        Ok(Self(
-            SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-                .map_err(failed)?,
-        ))
+        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)?))
     }
 
     fn pending(&self) -> Option<i32> {
@@ -211,12 +180,7 @@ struct Machine {
 
 impl Machine {
     /// Puts it together, loads it and starts its vCPUs.
-    fn build(
-        configuration: &Configuration,
-        boot: &mut Boot,
-        kvm: &Kvm,
-        ram: &Arc<GuestRam>,
-    ) -> Result<Self, Error> {
+    fn build(configuration: &Configuration, boot: &mut Boot, kvm: &Kvm, ram: &Arc<GuestRam>) -> Result<Self, Error> {
         let vm = Arc::new(kvm.create_vm(ram.clone())?);
         let vcpus = create_vcpus(&vm, configuration.cpus)?;
         let gic = vm.create_gic()?;
@@ -238,22 +202,10 @@ impl Machine {
 
         let host = Error::host("cannot make an eventfd");
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host)?);
-        let port = |spi, to: Sink| {
-            Arc::new(SerialPort::new(
-                SpiPulse::new(vm.clone(), spi),
-                to,
-                wake.clone(),
-            ))
-        };
+        let port = |spi, to: Sink| Arc::new(SerialPort::new(SpiPulse::new(vm.clone(), spi), to, wake.clone()));
         let console = port(UART0_SPI, Box::new(io::stdout()));
         let second: Sink = match &configuration.serial {
-            Some(path) => Box::new(
-                File::options()
-                    .append(true)
-                    .create(true)
-                    .open(path)
-                    .map_err(Error::file(path))?,
-            ),
+            Some(path) => Box::new(File::options().append(true).create(true).open(path).map_err(Error::file(path))?),
             None => Box::new(io::sink()),
         };
         let second = port(UART1_SPI, second);
@@ -292,24 +244,20 @@ impl Machine {
 
     fn attend(&self, signals: &Signals, terminal: bool) -> Result<Option<End>, Error> {
         let mut escapes = EscapeParser::default();
-        let mut input_open =
-            terminal || !nix::unistd::isatty(terminal::stdin_fd()).unwrap_or(false);
+        let mut input_open = terminal || !nix::unistd::isatty(terminal::stdin_fd()).unwrap_or(false);
         let mut flush_at: Option<Instant> = None;
         loop {
             let room = self.console.room();
             // SAFETY: the eventfd lives in `self`, longer than this borrow of its descriptor.
             let wake = unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) };
-            let mut fds = vec![
-                PollFd::new(wake, PollFlags::POLLIN),
-                PollFd::new(signals.0.as_fd(), PollFlags::POLLIN),
-            ];
+            let mut fds = vec![PollFd::new(wake, PollFlags::POLLIN), PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
             if input_open && room > 0 {
                 fds.push(PollFd::new(terminal::stdin_fd(), PollFlags::POLLIN));
             }
             let timeout = match flush_at {
-                Some(at) => PollTimeout::try_from(
-                    at.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
-                ),
+                Some(at) => {
+                    PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+                }
                 None => Ok(PollTimeout::NONE),
             };
             match poll(&mut fds, timeout.unwrap_or(PollTimeout::ZERO)) {
@@ -339,8 +287,7 @@ impl Machine {
                         }
                     }
                     Err(error)
-                        if error.kind() == io::ErrorKind::WouldBlock
-                            || error.kind() == io::ErrorKind::Interrupted => {}
+                        if error.kind() == io::ErrorKind::WouldBlock || error.kind() == io::ErrorKind::Interrupted => {}
                     // A terminal that was hung up, a closed descriptor: no more input, but the guest goes on.
                     Err(_) => input_open = false,
                 }
@@ -389,10 +336,7 @@ impl Machine {
         let deadline = Instant::now() + PATIENCE;
         // A signal can come between two looks at it and be lost: ask again until each has stopped.
         while self.vcpus.iter().any(|vcpu| !vcpu.has_stopped()) && Instant::now() < deadline {
-            self.vcpus
-                .iter()
-                .filter(|vcpu| !vcpu.has_stopped())
-                .for_each(VcpuThread::ask_to_stop);
+            self.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()).for_each(VcpuThread::ask_to_stop);
             std::thread::sleep(Duration::from_millis(1));
         }
         for port in &self.ports {
@@ -420,19 +364,11 @@ fn create_vcpus(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, Error> {
         .collect()
 }
 
-fn device_tree_for(
-    configuration: &Configuration,
-    boot: &Boot,
-    vm: &Vm,
-    vcpus: &[Vcpu],
-) -> Result<Vec<u8>, Error> {
+fn device_tree_for(configuration: &Configuration, boot: &Boot, vm: &Vm, vcpus: &[Vcpu]) -> Result<Vec<u8>, Error> {
     let tree = match &boot.dtb {
         Some(tree) => tree.clone(),
         None => {
-            let mpidr = vcpus
-                .iter()
-                .map(|vcpu| vcpu.register(uapi::CP15_MPIDR))
-                .collect::<Result<Vec<_>, _>>()?;
+            let mpidr = vcpus.iter().map(|vcpu| vcpu.register(uapi::CP15_MPIDR)).collect::<Result<Vec<_>, _>>()?;
             let cpu_compatible = match vm.preferred_target()?.target {
                 uapi::KVM_ARM_TARGET_CORTEX_A7 => "arm,cortex-a7",
                 _ => "arm,cortex-a15",

@@ -69,13 +69,7 @@ struct Run {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// The kernel's command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        allow_hyphen_values = true,
-        conflicts_with = "dtb"
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true, conflicts_with = "dtb")]
     append: String,
     /// Memory: MiB, or with a suffix K, M or G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
@@ -102,9 +96,7 @@ fn memory_size(text: &str) -> Result<u64, String> {
         Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
         _ => (text, 1u64 << 20),
     };
-    let count: u64 = digits
-        .parse()
-        .map_err(|_| "a number with K, M or G, such as 256M".to_string())?;
+    let count: u64 = digits.parse().map_err(|_| "a number with K, M or G, such as 256M".to_string())?;
     let bytes = count.checked_mul(unit).ok_or("more than any machine has")?;
     if bytes < MIN_RAM {
         return Err(format!("at least {}M", MIN_RAM >> 20));
@@ -152,32 +144,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-        let line = [
-            "wsvm",
-            "run",
-            "--kernel",
-            "k",
-            "--append",
-            "-v console=ttyS0",
-            "--mem",
-            "1G",
-            "--cpus",
-            "2",
-        ];
+        let line = ["wsvm", "run", "--kernel", "k", "--append", "-v console=ttyS0", "--mem", "1G", "--cpus", "2"];
         let Command::Run(run) = CommandLine::try_parse_from(line).unwrap().command;
-        assert_eq!(
-            (run.mem, run.cpus, run.append.as_str()),
-            (1 << 30, 2, "-v console=ttyS0")
-        );
-        assert!(
-            CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--cpus", "0"]).is_err()
-        );
-        assert!(
-            CommandLine::try_parse_from([
-                "wsvm", "run", "--kernel", "k", "--dtb", "d", "--append", "x"
-            ])
-            .is_err()
-        );
+        assert_eq!((run.mem, run.cpus, run.append.as_str()), (1 << 30, 2, "-v console=ttyS0"));
+        assert!(CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--cpus", "0"]).is_err());
+        assert!(CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--dtb", "d", "--append", "x"]).is_err());
     }
 
     #[test]
@@ -186,17 +157,7 @@ mod tests {
         assert_eq!(memory_size("256"), Ok(256 << 20));
         assert_eq!(memory_size("2g"), Ok(2 << 30));
         assert_eq!(memory_size("32768k"), Ok(32 << 20));
-        for bad in [
-            "",
-            "M",
-            "1.5G",
-            "-1",
-            "8M",
-            "16385K",
-            "99999999999999999999",
-            "18446744073709551615G",
-            "256é",
-        ] {
+        for bad in ["", "M", "1.5G", "-1", "8M", "16385K", "99999999999999999999", "18446744073709551615G", "256é"] {
             assert!(memory_size(bad).is_err(), "{bad}");
         }
     }

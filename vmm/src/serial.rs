@@ -38,12 +38,7 @@ pub struct SpiPulse {
 impl SpiPulse {
     /// Pulses shared interrupt `spi`, counted from 0.
     pub fn new(vm: Arc<Vm>, spi: u16) -> Self {
-        Self {
-            vm,
-            line: IrqLine::Spi {
-                number: FIRST_SPI + spi,
-            },
-        }
+        Self { vm, line: IrqLine::Spi { number: FIRST_SPI + spi } }
     }
 }
 
@@ -81,10 +76,7 @@ struct LineBuffered {
 
 impl LineBuffered {
     fn write_out(&mut self) -> io::Result<()> {
-        let result = self
-            .to
-            .write_all(&self.gathered)
-            .and_then(|()| self.to.flush());
+        let result = self.to.write_all(&self.gathered).and_then(|()| self.to.flush());
         // What could not be written is lost, as on a wire that nobody listens to: the guest must not wait for it.
         self.gathered.clear();
         result
@@ -113,14 +105,8 @@ impl SerialPort {
     /// Makes a port whose interrupt is `interrupt` and whose output goes `to`. `wake` is signalled when it wants [`Self::flush`] or
     /// has room for input again.
     pub fn new(interrupt: SpiPulse, to: Sink, wake: Arc<EventFd>) -> Self {
-        let out = LineBuffered {
-            gathered: Vec::with_capacity(GATHERED),
-            to,
-            wake: wake.clone(),
-        };
-        Self {
-            model: Mutex::new(Serial::with_events(interrupt, RoomForInput(wake), out)),
-        }
+        let out = LineBuffered { gathered: Vec::with_capacity(GATHERED), to, wake: wake.clone() };
+        Self { model: Mutex::new(Serial::with_events(interrupt, RoomForInput(wake), out)) }
     }
 
     fn model(&self) -> MutexGuard<'_, Serial<SpiPulse, RoomForInput, LineBuffered>> {
@@ -188,11 +174,7 @@ mod tests {
     fn output_comes_by_the_line_and_a_prompt_wakes_the_flusher() {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let seen = Shared::default();
-        let mut out = LineBuffered {
-            gathered: Vec::new(),
-            to: Box::new(seen.clone()),
-            wake: wake.clone(),
-        };
+        let mut out = LineBuffered { gathered: Vec::new(), to: Box::new(seen.clone()), wake: wake.clone() };
         for byte in b"ab\n$ " {
             out.write_all(&[*byte]).unwrap();
         }

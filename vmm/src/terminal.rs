@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 
 use nix::sys::termios::{
-    InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr,
-    tcsetattr,
+    InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -56,8 +55,7 @@ fn raw(mut mode: Termios) -> Termios {
         | InputFlags::IXON
         | InputFlags::ISTRIP
         | InputFlags::BRKINT);
-    mode.local_flags &=
-        !(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG | LocalFlags::IEXTEN);
+    mode.local_flags &= !(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG | LocalFlags::IEXTEN);
     mode.output_flags |= OutputFlags::OPOST | OutputFlags::ONLCR;
     mode.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
     mode.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
@@ -82,13 +80,7 @@ extern "C" fn put_back_and_die(signal: libc::c_int, _: *mut libc::siginfo_t, _: 
 }
 
 fn put_back_on_crash() -> Result<(), Error> {
-    for signal in [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGABRT,
-    ] {
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
         register_signal_handler(signal, put_back_and_die)
             .map_err(|error| Error::host("cannot handle signals")(error.into()))?;
     }
@@ -152,10 +144,7 @@ mod tests {
 
     fn parse(keys: &[u8]) -> Vec<Key> {
         let mut parser = EscapeParser::default();
-        keys.iter()
-            .map(|key| parser.key(*key))
-            .filter(|key| *key != Key::Nothing)
-            .collect()
+        keys.iter().map(|key| parser.key(*key)).filter(|key| *key != Key::Nothing).collect()
     }
 
     #[test]

@@ -46,25 +46,15 @@ pub fn prepare() -> Result<(), Error> {
 
 impl VcpuThread {
     /// Starts a thread that runs `vcpu` until something stops it; then sends why, and signals `wake`.
-    pub fn start(
-        mut vcpu: Vcpu,
-        bus: Arc<Bus>,
-        stopped: Sender<Stop>,
-        wake: Arc<EventFd>,
-    ) -> Result<Self, Error> {
+    pub fn start(mut vcpu: Vcpu, bus: Arc<Bus>, stopped: Sender<Stop>, wake: Arc<EventFd>) -> Result<Self, Error> {
         let page = vcpu.page();
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{}", vcpu.id()))
-            .spawn(move || {
-                let stop = run(&mut vcpu, &bus);
-                // The receiver is gone only if the machine has ended already.
-                let _ = stopped.send(stop);
-                let _ = wake.write(1);
-            });
-        Ok(Self {
-            page,
-            thread: thread.map_err(Error::host("cannot start a thread for a vCPU"))?,
-        })
+        let thread = thread::Builder::new().name(format!("vcpu{}", vcpu.id())).spawn(move || {
+            let stop = run(&mut vcpu, &bus);
+            // The receiver is gone only if the machine has ended already.
+            let _ = stopped.send(stop);
+            let _ = wake.write(1);
+        });
+        Ok(Self { page, thread: thread.map_err(Error::host("cannot start a thread for a vCPU"))? })
     }
 
     /// Has it stop soon.
@@ -93,67 +83,35 @@ fn run(vcpu: &mut Vcpu, bus: &Bus) -> Stop {
                 Ok(Some(data)) => vcpu.answer_mmio(data),
                 Ok(None) => {}
                 Err(length) => {
-                    return died(
-                        vcpu,
-                        &format!("it accessed {length} bytes at {:#x}", mmio.phys_addr),
-                    );
+                    return died(vcpu, &format!("it accessed {length} bytes at {:#x}", mmio.phys_addr));
                 }
             },
             // A debugger, or SIGSTOP and SIGCONT, interrupt a run too: that is no reason to end.
             Ok(Exit::Interrupted) if vcpu.asked_to_exit() => return Stop::Asked,
             Ok(Exit::Interrupted) => {}
-            Ok(Exit::SystemEvent {
-                event: uapi::KVM_SYSTEM_EVENT_SHUTDOWN,
-                ..
-            }) => return Stop::PowerOff,
-            Ok(Exit::SystemEvent {
-                event: uapi::KVM_SYSTEM_EVENT_RESET,
-                ..
-            }) => return Stop::Reset,
-            Ok(Exit::SystemEvent {
-                event: uapi::KVM_SYSTEM_EVENT_CRASH,
-                ..
-            }) => return died(vcpu, "it says that it has crashed"),
+            Ok(Exit::SystemEvent { event: uapi::KVM_SYSTEM_EVENT_SHUTDOWN, .. }) => return Stop::PowerOff,
+            Ok(Exit::SystemEvent { event: uapi::KVM_SYSTEM_EVENT_RESET, .. }) => return Stop::Reset,
+            Ok(Exit::SystemEvent { event: uapi::KVM_SYSTEM_EVENT_CRASH, .. }) => {
+                return died(vcpu, "it says that it has crashed");
+            }
             Ok(Exit::SystemEvent { event, .. }) => {
                 return died(vcpu, &format!("unknown system event {event}"));
             }
-            Ok(Exit::Unknown {
-                hardware_exit_reason,
-            }) => {
+            Ok(Exit::Unknown { hardware_exit_reason }) => {
+                return died(vcpu, &format!("KVM does not know why it left (HSR {hardware_exit_reason:#010x})"));
+            }
+            Ok(Exit::FailEntry { hardware_entry_failure_reason, cpu }) => {
                 return died(
                     vcpu,
-                    &format!("KVM does not know why it left (HSR {hardware_exit_reason:#010x})"),
+                    &format!("CPU {cpu} could not enter it (reason {hardware_entry_failure_reason:#x})"),
                 );
             }
-            Ok(Exit::FailEntry {
-                hardware_entry_failure_reason,
-                cpu,
-            }) => {
-                return died(
-                    vcpu,
-                    &format!(
-                        "CPU {cpu} could not enter it (reason {hardware_entry_failure_reason:#x})"
-                    ),
-                );
-            }
-            Ok(Exit::InternalError {
-                suberror,
-                ndata,
-                data,
-            }) => {
+            Ok(Exit::InternalError { suberror, ndata, data }) => {
                 let data = data.get(..ndata as usize).unwrap_or(&data);
-                return died(
-                    vcpu,
-                    &format!("internal error {suberror} of KVM {data:x?}; see dmesg"),
-                );
+                return died(vcpu, &format!("internal error {suberror} of KVM {data:x?}; see dmesg"));
             }
             Ok(Exit::ArmNisv { fault_ipa, .. }) => {
-                return died(
-                    vcpu,
-                    &format!(
-                        "it accessed {fault_ipa:#x} with an instruction that cannot be emulated"
-                    ),
-                );
+                return died(vcpu, &format!("it accessed {fault_ipa:#x} with an instruction that cannot be emulated"));
             }
             Ok(Exit::Other { reason }) => {
                 return died(vcpu, &format!("unknown exit reason {reason} of KVM"));
@@ -182,19 +140,9 @@ fn answer(bus: &Bus, mmio: &Mmio) -> Result<Option<[u8; 8]>, u32> {
 
 /// The guest cannot go on: says why, and where it was.
 fn died(vcpu: &Vcpu, why: &str) -> Stop {
-    let register = |index| {
-        vcpu.register(core_reg(index))
-            .map_or("?".into(), |value| format!("{value:#010x}"))
-    };
-    let (pc, cpsr, lr) = (
-        register(core_index::PC),
-        register(core_index::CPSR),
-        register(core_index::LR_USR),
-    );
-    Stop::Failed(Error::GuestDied(format!(
-        "{why}; vCPU {} at PC {pc}, CPSR {cpsr}, LR_usr {lr}",
-        vcpu.id()
-    )))
+    let register = |index| vcpu.register(core_reg(index)).map_or("?".into(), |value| format!("{value:#010x}"));
+    let (pc, cpsr, lr) = (register(core_index::PC), register(core_index::CPSR), register(core_index::LR_USR));
+    Stop::Failed(Error::GuestDied(format!("{why}; vCPU {} at PC {pc}, CPSR {cpsr}, LR_usr {lr}", vcpu.id())))
 }
 
 #[cfg(test)]
@@ -214,21 +162,10 @@ mod tests {
     fn accesses_are_answered_by_length_and_direction() {
         let mut bus = Bus::default();
         bus.add(0x1000..0x2000, Arc::new(Answers42));
-        let mmio = |phys_addr, len, is_write| Mmio {
-            phys_addr,
-            data: [0xee; 8],
-            len,
-            is_write,
-        };
-        assert_eq!(
-            answer(&bus, &mmio(0x1000, 4, false)),
-            Ok(Some([42, 0, 0, 0, 0xee, 0xee, 0xee, 0xee]))
-        );
+        let mmio = |phys_addr, len, is_write| Mmio { phys_addr, data: [0xee; 8], len, is_write };
+        assert_eq!(answer(&bus, &mmio(0x1000, 4, false)), Ok(Some([42, 0, 0, 0, 0xee, 0xee, 0xee, 0xee])));
         assert_eq!(answer(&bus, &mmio(0x1000, 4, true)), Ok(None));
-        assert_eq!(
-            answer(&bus, &mmio(0x9000, 1, false)).unwrap().unwrap()[0],
-            0
-        );
+        assert_eq!(answer(&bus, &mmio(0x9000, 1, false)).unwrap().unwrap()[0], 0);
         assert_eq!(answer(&bus, &mmio(0x1000, 3, false)), Err(3));
         assert_eq!(answer(&bus, &mmio(0x1000, u32::MAX, true)), Err(u32::MAX));
     }

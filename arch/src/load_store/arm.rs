@@ -20,26 +20,12 @@ pub fn decode_arm(word: u32) -> Option<LoadStore> {
         // With bit 4 set these are media instructions.
         0b011 if word & 1 << 4 == 0 => {
             let shift = Shift::decode(word >> 5, word >> 7);
-            single(
-                word,
-                Offset::Register {
-                    rm: Rt::new(word)?,
-                    shift,
-                    subtract: word & U == 0,
-                },
-            )
+            single(word, Offset::Register { rm: Rt::new(word)?, shift, subtract: word & U == 0 })
         }
         // With bit 22 set: the User mode bank, or a return from an exception.
         0b100 if word & 1 << 22 == 0 => {
             let (up, after) = (word & U != 0, word & P == 0);
-            multiple(
-                word & L != 0,
-                Rt::new(word >> 16)?,
-                word as u16,
-                up,
-                after,
-                word & W != 0,
-            )
+            multiple(word & L != 0, Rt::new(word >> 16)?, word as u16, up, after, word & W != 0)
         }
         _ => None,
     }
@@ -48,11 +34,7 @@ pub fn decode_arm(word: u32) -> Option<LoadStore> {
 /// LDR, STR, LDRB, STRB and their unprivileged forms.
 fn single(word: u32, offset: Offset) -> Option<LoadStore> {
     let byte = word & 1 << 22 != 0;
-    let size = if byte {
-        AccessSize::Byte
-    } else {
-        AccessSize::Word
-    };
+    let size = if byte { AccessSize::Byte } else { AccessSize::Word };
     let registers = Registers::One(Rt::new(word >> 12)?);
     indexed(word, offset, size, false, word & L != 0, registers)
 }
@@ -66,41 +48,16 @@ fn extra(word: u32) -> Option<LoadStore> {
     let offset = if word & 1 << 22 != 0 {
         Offset::Immediate(signed(word >> 4 & 0xf0 | word & 0xf, word & U != 0))
     } else if word & 0xf00 == 0 {
-        Offset::Register {
-            rm: Rt::new(word)?,
-            shift: Shift::Lsl(0),
-            subtract: word & U == 0,
-        }
+        Offset::Register { rm: Rt::new(word)?, shift: Shift::Lsl(0), subtract: word & U == 0 }
     } else {
         return None;
     };
     let rt = Rt::new(word >> 12)?;
     let load = word & L != 0;
     match (load, kind) {
-        (_, 0b01) => indexed(
-            word,
-            offset,
-            AccessSize::Halfword,
-            false,
-            load,
-            Registers::One(rt),
-        ),
-        (true, 0b10) => indexed(
-            word,
-            offset,
-            AccessSize::Byte,
-            true,
-            true,
-            Registers::One(rt),
-        ),
-        (true, _) => indexed(
-            word,
-            offset,
-            AccessSize::Halfword,
-            true,
-            true,
-            Registers::One(rt),
-        ),
+        (_, 0b01) => indexed(word, offset, AccessSize::Halfword, false, load, Registers::One(rt)),
+        (true, 0b10) => indexed(word, offset, AccessSize::Byte, true, true, Registers::One(rt)),
+        (true, _) => indexed(word, offset, AccessSize::Halfword, true, true, Registers::One(rt)),
         (false, _) => {
             let load = kind == 0b10;
             // The second of a pair follows the first, which is even; a pair has no unprivileged form.

@@ -28,11 +28,7 @@ fn effect(decoded: Option<LoadStore>, cpsr: Psr) -> String {
         (AccessSize::Word, _) => "w",
     };
     let direction = if instruction.load { "load" } else { "store" };
-    let user = if instruction.unprivileged {
-        " user"
-    } else {
-        ""
-    };
+    let user = if instruction.unprivileged { " user" } else { "" };
     let accesses: Vec<String> = instruction
         .accesses()
         .map(|access| {
@@ -52,95 +48,27 @@ fn arm_instructions() {
     let table = [
         (0xe482_1004, "str r1, [r2], #4", "store w r1@2100 r2=2104"),
         (0xe5b2_1008, "ldr r1, [r2, #8]!", "load w r1@2108 r2=2108"),
-        (
-            0xe754_3105,
-            "ldrb r3, [r4, -r5, lsl #2]",
-            "load b r3@fffefd00",
-        ),
+        (0xe754_3105, "ldrb r3, [r4, -r5, lsl #2]", "load b r3@fffefd00"),
         (0xe794_33e5, "ldr r3, [r4, r5, ror #7]", "load w r3@41a2"),
-        (
-            0xe7b4_3065,
-            "ldr r3, [r4, r5, rrx]!",
-            "load w r3@80006980 r4=80006980",
-        ),
+        (0xe7b4_3065, "ldr r3, [r4, r5, rrx]!", "load w r3@80006980 r4=80006980"),
         (0xe794_3025, "ldr r3, [r4, r5, lsr #32]", "load w r3@4100"),
-        (
-            0xe647_61c8,
-            "strb r6, [r7], -r8, asr #3",
-            "store b r6@7100 r7=60e0",
-        ),
-        (
-            0xe4b2_1004,
-            "ldrt r1, [r2], #4",
-            "load w user r1@2100 r2=2104",
-        ),
-        (
-            0xe6e2_1003,
-            "strbt r1, [r2], r3",
-            "store b user r1@2100 r2=5200",
-        ),
-        (
-            0xe1f2_13b4,
-            "ldrh r1, [r2, #0x34]!",
-            "load h r1@2134 r2=2134",
-        ),
-        (
-            0xe002_10b3,
-            "strh r1, [r2], -r3",
-            "store h r1@2100 r2=fffff000",
-        ),
+        (0xe647_61c8, "strb r6, [r7], -r8, asr #3", "store b r6@7100 r7=60e0"),
+        (0xe4b2_1004, "ldrt r1, [r2], #4", "load w user r1@2100 r2=2104"),
+        (0xe6e2_1003, "strbt r1, [r2], r3", "store b user r1@2100 r2=5200"),
+        (0xe1f2_13b4, "ldrh r1, [r2, #0x34]!", "load h r1@2134 r2=2134"),
+        (0xe002_10b3, "strh r1, [r2], -r3", "store h r1@2100 r2=fffff000"),
         (0xe0d5_40d1, "ldrsb r4, [r5], #1", "load sb r4@5100 r5=5101"),
         (0xe195_40f6, "ldrsh r4, [r5, r6]", "load sh r4@b200"),
-        (
-            0xe075_40f6,
-            "ldrsht r4, [r5], #-6",
-            "load sh user r4@5100 r5=50fa",
-        ),
-        (
-            0xe1c6_41d0,
-            "ldrd r4, r5, [r6, #16]",
-            "load w r4@6110 r5@6114",
-        ),
-        (
-            0xe00a_80fb,
-            "strd r8, r9, [r10], -r11",
-            "store w r8@a100 r9@a104 r10=fffff000",
-        ),
-        (
-            0xe1a2_00f3,
-            "strd r0, r1, [r2, r3]!",
-            "store w r0@5200 r1@5204 r2=5200",
-        ),
-        (
-            0xe890_0016,
-            "ldm r0, {r1, r2, r4}",
-            "load w r1@100 r2@104 r4@108",
-        ),
-        (
-            0xe935_00c0,
-            "ldmdb r5!, {r6, r7}",
-            "load w r6@50f8 r7@50fc r5=50f8",
-        ),
-        (
-            0xe9a3_4010,
-            "stmib r3!, {r4, lr}",
-            "store w r4@3104 r14@3108 r3=3108",
-        ),
-        (
-            0xe803_0007,
-            "stmda r3, {r0-r2}",
-            "store w r0@30f8 r1@30fc r2@3100",
-        ),
-        (
-            0xe92d_4010,
-            "push {r4, lr}",
-            "store w r4@d0f8 r14@d0fc r13=d0f8",
-        ),
-        (
-            0xe8bd_0030,
-            "pop {r4, r5}",
-            "load w r4@d100 r5@d104 r13=d108",
-        ),
+        (0xe075_40f6, "ldrsht r4, [r5], #-6", "load sh user r4@5100 r5=50fa"),
+        (0xe1c6_41d0, "ldrd r4, r5, [r6, #16]", "load w r4@6110 r5@6114"),
+        (0xe00a_80fb, "strd r8, r9, [r10], -r11", "store w r8@a100 r9@a104 r10=fffff000"),
+        (0xe1a2_00f3, "strd r0, r1, [r2, r3]!", "store w r0@5200 r1@5204 r2=5200"),
+        (0xe890_0016, "ldm r0, {r1, r2, r4}", "load w r1@100 r2@104 r4@108"),
+        (0xe935_00c0, "ldmdb r5!, {r6, r7}", "load w r6@50f8 r7@50fc r5=50f8"),
+        (0xe9a3_4010, "stmib r3!, {r4, lr}", "store w r4@3104 r14@3108 r3=3108"),
+        (0xe803_0007, "stmda r3, {r0-r2}", "store w r0@30f8 r1@30fc r2@3100"),
+        (0xe92d_4010, "push {r4, lr}", "store w r4@d0f8 r14@d0fc r13=d0f8"),
+        (0xe8bd_0030, "pop {r4, r5}", "load w r4@d100 r5@d104 r13=d108"),
         (0xe51f_700c, "ldr r7, [pc, #-12]", "load w r7@7ffc"),
         (0x1482_1004, "strne r1, [r2], #4", "store w r1@2100 r2=2104"),
     ];
@@ -148,10 +76,7 @@ fn arm_instructions() {
     for (word, text, expected) in table {
         assert_eq!(effect(decode_arm(word), Psr::C), expected, "{text}");
     }
-    assert_eq!(
-        effect(decode_arm(0xe7b4_3065), Psr::empty()),
-        "load w r3@6980 r4=6980"
-    );
+    assert_eq!(effect(decode_arm(0xe7b4_3065), Psr::empty()), "load w r3@6980 r4=6980");
 }
 
 #[test]
@@ -170,98 +95,29 @@ fn thumb_instructions() {
         (0x7fd1, 0, "ldrb r1, [r2, #31]", "load b r1@211f"),
         (0x8fd1, 0, "ldrh r1, [r2, #62]", "load h r1@213e"),
         (0x99ff, 0, "ldr r1, [sp, #1020]", "load w r1@d4fc"),
-        (
-            0xb581,
-            0,
-            "push {r0, r7, lr}",
-            "store w r0@d0f4 r7@d0f8 r14@d0fc r13=d0f4",
-        ),
+        (0xb581, 0, "push {r0, r7, lr}", "store w r0@d0f4 r7@d0f8 r14@d0fc r13=d0f4"),
         (0xbc81, 0, "pop {r0, r7}", "load w r0@d100 r7@d104 r13=d108"),
-        (
-            0xc303,
-            0,
-            "stmia r3!, {r0, r1}",
-            "store w r0@3100 r1@3104 r3=3108",
-        ),
-        (
-            0xcb03,
-            0,
-            "ldmia r3!, {r0, r1}",
-            "load w r0@3100 r1@3104 r3=3108",
-        ),
+        (0xc303, 0, "stmia r3!, {r0, r1}", "store w r0@3100 r1@3104 r3=3108"),
+        (0xcb03, 0, "ldmia r3!, {r0, r1}", "load w r0@3100 r1@3104 r3=3108"),
         (0xcb09, 0, "ldmia r3, {r0, r3}", "load w r0@3100 r3@3104"),
-        (
-            0xf849,
-            0x8b04,
-            "str.w r8, [r9], #4",
-            "store w r8@9100 r9=9104",
-        ),
+        (0xf849, 0x8b04, "str.w r8, [r9], #4", "store w r8@9100 r9=9104"),
         (0xf859, 0x8c04, "ldr.w r8, [r9, #-4]", "load w r8@90fc"),
         (0xf8d9, 0x8fff, "ldr.w r8, [r9, #4095]", "load w r8@a0ff"),
-        (
-            0xf819,
-            0x8dff,
-            "ldrb.w r8, [r9, #-255]!",
-            "load b r8@9001 r9=9001",
-        ),
-        (
-            0xf919,
-            0x803a,
-            "ldrsb.w r8, [r9, r10, lsl #3]",
-            "load sb r8@59900",
-        ),
+        (0xf819, 0x8dff, "ldrb.w r8, [r9, #-255]!", "load b r8@9001 r9=9001"),
+        (0xf919, 0x803a, "ldrsb.w r8, [r9, r10, lsl #3]", "load sb r8@59900"),
         (0xf829, 0x800a, "strh.w r8, [r9, r10]", "store h r8@13200"),
         (0xf93f, 0x8064, "ldrsh.w r8, [pc, #-100]", "load sh r8@7fa0"),
         (0xf859, 0x8e0c, "ldrt r8, [r9, #12]", "load w user r8@910c"),
-        (
-            0xf809,
-            0x8e0c,
-            "strbt r8, [r9, #12]",
-            "store b user r8@910c",
-        ),
-        (
-            0xe974,
-            0x2304,
-            "ldrd r2, r3, [r4, #-16]!",
-            "load w r2@40f0 r3@40f4 r4=40f0",
-        ),
-        (
-            0xe8e4,
-            0x51ff,
-            "strd r5, r1, [r4], #1020",
-            "store w r5@4100 r1@4104 r4=44fc",
-        ),
-        (
-            0xe9df,
-            0x2302,
-            "ldrd r2, r3, [pc, #8]",
-            "load w r2@800c r3@8010",
-        ),
-        (
-            0xe938,
-            0x0600,
-            "ldmdb r8!, {r9, r10}",
-            "load w r9@80f8 r10@80fc r8=80f8",
-        ),
-        (
-            0xe888,
-            0x4600,
-            "stmia.w r8, {r9, r10, lr}",
-            "store w r9@8100 r10@8104 r14@8108",
-        ),
-        (
-            0xe92d,
-            0x4110,
-            "stmdb sp!, {r4, r8, lr}",
-            "store w r4@d0f4 r8@d0f8 r14@d0fc r13=d0f4",
-        ),
+        (0xf809, 0x8e0c, "strbt r8, [r9, #12]", "store b user r8@910c"),
+        (0xe974, 0x2304, "ldrd r2, r3, [r4, #-16]!", "load w r2@40f0 r3@40f4 r4=40f0"),
+        (0xe8e4, 0x51ff, "strd r5, r1, [r4], #1020", "store w r5@4100 r1@4104 r4=44fc"),
+        (0xe9df, 0x2302, "ldrd r2, r3, [pc, #8]", "load w r2@800c r3@8010"),
+        (0xe938, 0x0600, "ldmdb r8!, {r9, r10}", "load w r9@80f8 r10@80fc r8=80f8"),
+        (0xe888, 0x4600, "stmia.w r8, {r9, r10, lr}", "store w r9@8100 r10@8104 r14@8108"),
+        (0xe92d, 0x4110, "stmdb sp!, {r4, r8, lr}", "store w r4@d0f4 r8@d0f8 r14@d0fc r13=d0f4"),
     ];
     for (first, second, text, expected) in table {
-        assert_eq!(
-            effect(decode_thumb(first, second), Psr::T),
-            expected,
-            "{text}"
-        );
+        assert_eq!(effect(decode_thumb(first, second), Psr::T), expected, "{text}");
         assert_eq!(is_wide(first), text.contains(".w") || second != 0, "{text}");
     }
 }
@@ -316,10 +172,7 @@ fn what_is_no_plain_load_or_store() {
 
 #[test]
 fn stm_stores_the_old_base_if_it_is_the_lowest() {
-    assert_eq!(
-        effect(decode_arm(0xe8a0_0003), Psr::empty()),
-        "store w r0@100 r1@104 r0=108"
-    );
+    assert_eq!(effect(decode_arm(0xe8a0_0003), Psr::empty()), "store w r0@100 r1@104 r0=108");
 }
 
 /// What holds of every decoded instruction.
@@ -341,17 +194,12 @@ fn sound(instruction: LoadStore) {
 
 #[test]
 fn every_narrow_thumb_instruction_is_sound() {
-    let decoded = (0..=u16::MAX)
-        .filter(|&bits| !is_wide(bits))
-        .filter_map(|bits| decode_thumb(bits, 0));
+    let decoded = (0..=u16::MAX).filter(|&bits| !is_wide(bits)).filter_map(|bits| decode_thumb(bits, 0));
     let count = decoded.inspect(|&instruction| sound(instruction)).count();
     // 0x4800..0x5000, 0x5000..0xa000, PUSH with a list (LR alone included), POP without PC, LDM and STM less empty lists
     // and stores of a base that is not the lowest.
     let clashing_stores: usize = (0..8).map(|rn| 128 - (128 >> rn)).sum();
-    assert_eq!(
-        count,
-        0x800 + 0x5000 + 511 + 255 + 2 * 8 * 255 - clashing_stores
-    );
+    assert_eq!(count, 0x800 + 0x5000 + 511 + 255 + 2 * 8 * 255 - clashing_stores);
 }
 
 proptest! {

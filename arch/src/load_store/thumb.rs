@@ -11,21 +11,10 @@ pub const fn is_wide(first: u16) -> bool {
 
 /// Decodes a Thumb instruction; `second` is only looked at where [`is_wide`]. `None`: see the parent module's head.
 pub fn decode_thumb(first: u16, second: u16) -> Option<LoadStore> {
-    if is_wide(first) {
-        wide(u32::from(first), u32::from(second))
-    } else {
-        narrow(u32::from(first))
-    }
+    if is_wide(first) { wide(u32::from(first), u32::from(second)) } else { narrow(u32::from(first)) }
 }
 
-fn simple(
-    load: bool,
-    size: AccessSize,
-    sign_extend: bool,
-    rt: Rt,
-    base: Base,
-    offset: Offset,
-) -> LoadStore {
+fn simple(load: bool, size: AccessSize, sign_extend: bool, rt: Rt, base: Base, offset: Offset) -> LoadStore {
     LoadStore {
         load,
         size,
@@ -50,14 +39,7 @@ fn narrow(bits: u32) -> Option<LoadStore> {
     let load = bits & 1 << 11 != 0;
     let immediate = |size: AccessSize| {
         let offset = Offset::Immediate(((bits >> 6 & 0x1f) * size.bytes()) as i32);
-        Some(simple(
-            load,
-            size,
-            false,
-            low(bits)?,
-            Base::Register(low(bits >> 3)?),
-            offset,
-        ))
+        Some(simple(load, size, false, low(bits)?, Base::Register(low(bits >> 3)?), offset))
     };
     let words = Offset::Immediate((bits & 0xff) as i32 * 4);
     match bits >> 12 {
@@ -73,42 +55,19 @@ fn narrow(bits: u32) -> Option<LoadStore> {
                 0b110 => (true, Byte, false),
                 _ => (true, Halfword, true),
             };
-            let offset = Offset::Register {
-                rm: low(bits >> 6)?,
-                shift: Shift::Lsl(0),
-                subtract: false,
-            };
+            let offset = Offset::Register { rm: low(bits >> 6)?, shift: Shift::Lsl(0), subtract: false };
             let base = Base::Register(low(bits >> 3)?);
             Some(simple(load, size, sign_extend, low(bits)?, base, offset))
         }
         0b0110 => immediate(Word),
         0b0111 => immediate(Byte),
         0b1000 => immediate(Halfword),
-        0b1001 => Some(simple(
-            load,
-            Word,
-            false,
-            low(bits >> 8)?,
-            Base::Register(sp),
-            words,
-        )),
+        0b1001 => Some(simple(load, Word, false, low(bits >> 8)?, Base::Register(sp), words)),
         // PUSH and POP; bit 8 adds LR to the one and PC, which is refused, to the other.
-        0b1011 if bits & 0x0e00 == 0x0400 => multiple(
-            false,
-            sp,
-            list | (bits as u16 & 1 << 8) << 6,
-            false,
-            false,
-            true,
-        ),
-        0b1011 if bits & 0x0e00 == 0x0c00 => multiple(
-            true,
-            sp,
-            list | (bits as u16 & 1 << 8) << 7,
-            true,
-            true,
-            true,
-        ),
+        0b1011 if bits & 0x0e00 == 0x0400 => {
+            multiple(false, sp, list | (bits as u16 & 1 << 8) << 6, false, false, true)
+        }
+        0b1011 if bits & 0x0e00 == 0x0c00 => multiple(true, sp, list | (bits as u16 & 1 << 8) << 7, true, true, true),
         0b1100 => {
             let rn = low(bits >> 8)?;
             let loads_base = load && list & 1 << rn.index() != 0;
@@ -142,11 +101,7 @@ fn wide(first: u32, second: u32) -> Option<LoadStore> {
 
 /// LDRD and STRD (immediate, literal), among the exclusives and table branches, which have P and W clear.
 fn pair(first: u32, second: u32, load: bool) -> Option<LoadStore> {
-    let (pre, up, write_back) = (
-        first & 1 << 8 != 0,
-        first & 1 << 7 != 0,
-        first & 1 << 5 != 0,
-    );
+    let (pre, up, write_back) = (first & 1 << 8 != 0, first & 1 << 7 != 0, first & 1 << 5 != 0);
     if !pre && !write_back {
         return None;
     }
@@ -208,33 +163,14 @@ fn single(first: u32, second: u32, load: bool) -> Option<LoadStore> {
             return None;
         }
         let shift = Shift::Lsl((second >> 4 & 0b11) as u8);
-        return Some(with(Offset::Register {
-            rm: general(second)?,
-            shift,
-            subtract: false,
-        }));
+        return Some(with(Offset::Register { rm: general(second)?, shift, subtract: false }));
     }
-    let (pre, up, write_back) = (
-        second & 1 << 10 != 0,
-        second & 1 << 9 != 0,
-        second & 1 << 8 != 0,
-    );
+    let (pre, up, write_back) = (second & 1 << 10 != 0, second & 1 << 9 != 0, second & 1 << 8 != 0);
     let offset = Offset::Immediate(signed(second & 0xff, up));
     match (pre, write_back) {
         (false, false) => None,
-        (true, false) => Some(LoadStore {
-            unprivileged: up,
-            ..with(offset)
-        }),
-        (true, true) => LoadStore {
-            writeback: Some(offset),
-            ..with(offset)
-        }
-        .checked(),
-        (false, true) => LoadStore {
-            writeback: Some(offset),
-            ..with(Offset::ZERO)
-        }
-        .checked(),
+        (true, false) => Some(LoadStore { unprivileged: up, ..with(offset) }),
+        (true, true) => LoadStore { writeback: Some(offset), ..with(offset) }.checked(),
+        (false, true) => LoadStore { writeback: Some(offset), ..with(Offset::ZERO) }.checked(),
     }
 }

@@ -12,56 +12,30 @@ fn level() -> impl Strategy<Value = Level> {
 
 fn memory() -> impl Strategy<Value = Stage2Memory> {
     prop::sample::select(
-        &[
-            Stage2Memory::StronglyOrdered,
-            Stage2Memory::Device,
-            Stage2Memory::NonCacheable,
-            Stage2Memory::WriteBack,
-        ][..],
+        &[Stage2Memory::StronglyOrdered, Stage2Memory::Device, Stage2Memory::NonCacheable, Stage2Memory::WriteBack][..],
     )
 }
 
 fn access() -> impl Strategy<Value = Stage2Access> {
-    any::<(bool, bool, bool)>().prop_map(|(read, write, execute)| Stage2Access {
-        read,
-        write,
-        execute,
-    })
+    any::<(bool, bool, bool)>().prop_map(|(read, write, execute)| Stage2Access { read, write, execute })
 }
 
 #[test]
 fn bits_of_a_stage2_page() {
     // B3.6: AF, SH = inner, HAP = read/write, MemAttr = outer and inner Write-Back, page.
-    let page = Stage2Descriptor::page(
-        HostPhys::new(0x12_3456_7000),
-        Stage2Memory::WriteBack,
-        Stage2Access::ALL,
-    );
+    let page = Stage2Descriptor::page(HostPhys::new(0x12_3456_7000), Stage2Memory::WriteBack, Stage2Access::ALL);
     assert_eq!(page.unwrap().bits(), 0x12_3456_77ff);
     let read_only = page.unwrap().with_access(Stage2Access::READ_EXECUTE);
     assert_eq!(read_only.bits(), 0x12_3456_777f);
-    let device = Stage2Descriptor::page(
-        HostPhys::new(0x2c00_6000),
-        Stage2Memory::Device,
-        Stage2Access::READ_WRITE,
-    );
+    let device = Stage2Descriptor::page(HostPhys::new(0x2c00_6000), Stage2Memory::Device, Stage2Access::READ_WRITE);
     assert_eq!(device.unwrap().bits(), 0x0040_0000_2c00_66c7);
 }
 
 #[test]
 fn bits_of_a_stage2_block_and_table() {
-    let block = Stage2Descriptor::block(
-        HostPhys::new(0x4020_0000),
-        Stage2Memory::WriteBack,
-        Stage2Access::ALL,
-    );
+    let block = Stage2Descriptor::block(HostPhys::new(0x4020_0000), Stage2Memory::WriteBack, Stage2Access::ALL);
     assert_eq!(block.unwrap().bits(), 0x4020_07fd);
-    assert_eq!(
-        Stage2Descriptor::table(HostPhys::new(0x4000_1000))
-            .unwrap()
-            .bits(),
-        0x4000_1003
-    );
+    assert_eq!(Stage2Descriptor::table(HostPhys::new(0x4000_1000)).unwrap().bits(), 0x4000_1003);
 }
 
 #[test]
@@ -96,14 +70,8 @@ fn indices_at_the_borders() {
 
 #[test]
 fn a_level_3_block_is_reserved() {
-    assert_eq!(
-        Stage2Descriptor::from_bits(0x4000_0001).decode(Level::Three),
-        Decoded::Reserved
-    );
-    assert_eq!(
-        Stage2Descriptor::from_bits(0x4000_0002).decode(Level::Three),
-        Decoded::Invalid
-    );
+    assert_eq!(Stage2Descriptor::from_bits(0x4000_0001).decode(Level::Three), Decoded::Reserved);
+    assert_eq!(Stage2Descriptor::from_bits(0x4000_0002).decode(Level::Three), Decoded::Invalid);
 }
 
 #[test]
@@ -125,8 +93,7 @@ fn break_before_make() {
     let level = Level::Three;
     assert!(page.needs_break(other, level));
     assert!(page.needs_break(device, level));
-    let uncached =
-        Stage2Descriptor::page(at, Stage2Memory::NonCacheable, Stage2Access::ALL).unwrap();
+    let uncached = Stage2Descriptor::page(at, Stage2Memory::NonCacheable, Stage2Access::ALL).unwrap();
     assert!(page.needs_break(uncached, level));
     assert!(!page.needs_break(read_only, level) && !read_only.needs_break(page, level));
     assert!(!page.needs_break(page.with_accessed(false), level));

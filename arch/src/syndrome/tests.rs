@@ -13,8 +13,8 @@ const ALWAYS: u32 = 1 << 25 | 1 << 24 | 0xe << 20;
 
 /// Classes that AArch32 Hyp mode sees.
 const CLASSES: [u32; 20] = [
-    0x00, 0x01, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0c, 0x0e, 0x11, 0x12, 0x13, 0x20,
-    0x21, 0x22, 0x24, 0x25,
+    0x00, 0x01, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0c, 0x0e, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x24,
+    0x25,
 ];
 
 fn hsr(class: u32, rest: u32) -> u32 {
@@ -28,56 +28,25 @@ fn rt(number: u32) -> Rt {
 #[test]
 fn waits() {
     let always = Condition::ALWAYS;
-    assert_eq!(
-        Trap::from_hsr(hsr(0x01, ALWAYS)),
-        Some(Trap::Wait {
-            event: false,
-            condition: always
-        })
-    );
-    assert_eq!(
-        Trap::from_hsr(hsr(0x01, ALWAYS | 1)),
-        Some(Trap::Wait {
-            event: true,
-            condition: always
-        })
-    );
+    assert_eq!(Trap::from_hsr(hsr(0x01, ALWAYS)), Some(Trap::Wait { event: false, condition: always }));
+    assert_eq!(Trap::from_hsr(hsr(0x01, ALWAYS | 1)), Some(Trap::Wait { event: true, condition: always }));
     assert_eq!(
         Trap::from_hsr(hsr(0x01, 1 << 24 | 1)),
-        Some(Trap::Wait {
-            event: true,
-            condition: Condition::Code(ConditionCode::new(0))
-        })
+        Some(Trap::Wait { event: true, condition: Condition::Code(ConditionCode::new(0)) })
     );
-    assert_eq!(
-        Trap::from_hsr(hsr(0x01, 0)),
-        Some(Trap::Wait {
-            event: false,
-            condition: Condition::ItState
-        })
-    );
+    assert_eq!(Trap::from_hsr(hsr(0x01, 0)), Some(Trap::Wait { event: false, condition: Condition::ItState }));
 }
 
 #[test]
 fn coprocessor_registers() {
     // MRC p15, 0, r3, c1, c0, 1: ACTLR.
     let read = ALWAYS | 1 << 17 | 1 << 10 | 3 << 5 | 1;
-    let access = RegisterAccess {
-        op: reg::ACTLR,
-        rt: Some(rt(3)),
-        write: false,
-        condition: Condition::ALWAYS,
-    };
+    let access = RegisterAccess { op: reg::ACTLR, rt: Some(rt(3)), write: false, condition: Condition::ALWAYS };
     assert_eq!(Trap::from_hsr(hsr(0x03, read)), Some(Trap::Cp15(access)));
     assert_eq!(Trap::from_hsr(hsr(0x05, read)), Some(Trap::Cp14(access)));
     // MCR p15, 0, r14, c7, c14, 2: DCCISW.
     let write = ALWAYS | 2 << 17 | 7 << 10 | 14 << 5 | 14 << 1;
-    let access = RegisterAccess {
-        op: reg::DCCISW,
-        rt: Some(rt(14)),
-        write: true,
-        condition: Condition::ALWAYS,
-    };
+    let access = RegisterAccess { op: reg::DCCISW, rt: Some(rt(14)), write: true, condition: Condition::ALWAYS };
     assert_eq!(Trap::from_hsr(hsr(0x03, write)), Some(Trap::Cp15(access)));
 }
 
@@ -85,27 +54,14 @@ fn coprocessor_registers() {
 fn register_15_is_the_flags_for_mrc_and_unpredictable_else() {
     // MRC p14, 0, APSR_nzcv, c0, c1, 0: how debug code polls DBGDSCRint.
     let poll = ALWAYS | 15 << 5 | 1 << 1;
-    let Some(Trap::Cp14(access)) = Trap::from_hsr(hsr(0x05, poll | 1)) else {
-        panic!()
-    };
-    assert_eq!(
-        (access.op, access.rt, access.write),
-        (crate::cp15::dbg::DBGDSCRINT, None, false)
-    );
-    let unpredictable = Some(Trap::Unpredictable {
-        condition: Condition::ALWAYS,
-    });
+    let Some(Trap::Cp14(access)) = Trap::from_hsr(hsr(0x05, poll | 1)) else { panic!() };
+    assert_eq!((access.op, access.rt, access.write), (crate::cp15::dbg::DBGDSCRINT, None, false));
+    let unpredictable = Some(Trap::Unpredictable { condition: Condition::ALWAYS });
     assert_eq!(Trap::from_hsr(hsr(0x03, poll)), unpredictable);
     for class in [0x04, 0x0c] {
         for direction in [0, 1] {
-            assert_eq!(
-                Trap::from_hsr(hsr(class, ALWAYS | 15 << 5 | direction)),
-                unpredictable
-            );
-            assert_eq!(
-                Trap::from_hsr(hsr(class, ALWAYS | 15 << 10 | direction)),
-                unpredictable
-            );
+            assert_eq!(Trap::from_hsr(hsr(class, ALWAYS | 15 << 5 | direction)), unpredictable);
+            assert_eq!(Trap::from_hsr(hsr(class, ALWAYS | 15 << 10 | direction)), unpredictable);
         }
     }
 }
@@ -114,66 +70,34 @@ fn register_15_is_the_flags_for_mrc_and_unpredictable_else() {
 fn wide_coprocessor_registers() {
     // MCRR p15, 2, r4, r5, c14: CNTP_CVAL.
     let write = ALWAYS | 2 << 16 | 5 << 10 | 4 << 5 | 14 << 1;
-    let access = WideRegisterAccess {
-        op: wide::CNTP_CVAL,
-        rt: rt(4),
-        rt2: rt(5),
-        write: true,
-        condition: Condition::ALWAYS,
-    };
-    assert_eq!(
-        Trap::from_hsr(hsr(0x04, write)),
-        Some(Trap::Cp15Wide(access))
-    );
-    let read = WideRegisterAccess {
-        write: false,
-        ..access
-    };
-    assert_eq!(
-        Trap::from_hsr(hsr(0x0c, write | 1)),
-        Some(Trap::Cp14Wide(read))
-    );
+    let access =
+        WideRegisterAccess { op: wide::CNTP_CVAL, rt: rt(4), rt2: rt(5), write: true, condition: Condition::ALWAYS };
+    assert_eq!(Trap::from_hsr(hsr(0x04, write)), Some(Trap::Cp15Wide(access)));
+    let read = WideRegisterAccess { write: false, ..access };
+    assert_eq!(Trap::from_hsr(hsr(0x0c, write | 1)), Some(Trap::Cp14Wide(read)));
 }
 
 #[test]
 fn vfp_and_its_ids() {
     assert_eq!(
         Trap::from_hsr(hsr(0x07, ALWAYS | 10)),
-        Some(Trap::Coprocessor {
-            coprocessor: 10,
-            simd: false,
-            condition: Condition::ALWAYS
-        })
+        Some(Trap::Coprocessor { coprocessor: 10, simd: false, condition: Condition::ALWAYS })
     );
     assert_eq!(
         Trap::from_hsr(hsr(0x07, ALWAYS | 1 << 5)),
-        Some(Trap::Coprocessor {
-            coprocessor: 0,
-            simd: true,
-            condition: Condition::ALWAYS
-        })
+        Some(Trap::Coprocessor { coprocessor: 0, simd: true, condition: Condition::ALWAYS })
     );
     // VMRS r2, MVFR0 is MRC p10, 7, r2, c7, c0, 0.
     assert_eq!(
         Trap::from_hsr(hsr(0x08, ALWAYS | 7 << 14 | 7 << 10 | 2 << 5 | 1)),
-        Some(Trap::VfpId {
-            register: crate::cp15::vfp::MVFR0,
-            rt: Some(rt(2)),
-            condition: Condition::ALWAYS
-        })
+        Some(Trap::VfpId { register: crate::cp15::vfp::MVFR0, rt: Some(rt(2)), condition: Condition::ALWAYS })
     );
 }
 
 #[test]
 fn calls() {
-    assert_eq!(
-        Trap::from_hsr(hsr(0x11, 1 << 25 | 0x80)),
-        Some(Trap::Svc { immediate: 0x80 })
-    );
-    assert_eq!(
-        Trap::from_hsr(hsr(0x12, 1 << 25 | 0xffff)),
-        Some(Trap::Hvc { immediate: 0xffff })
-    );
+    assert_eq!(Trap::from_hsr(hsr(0x11, 1 << 25 | 0x80)), Some(Trap::Svc { immediate: 0x80 }));
+    assert_eq!(Trap::from_hsr(hsr(0x12, 1 << 25 | 0xffff)), Some(Trap::Hvc { immediate: 0xffff }));
     assert_eq!(Trap::from_hsr(hsr(0x13, 1 << 25)), Some(Trap::Smc));
 }
 
@@ -182,47 +106,27 @@ fn data_aborts() {
     // STRB r7, at a device that stage 2 does not map, level 3.
     let store = 1 << 25 | 1 << 24 | 7 << 16 | 1 << 6 | 0b00_0111;
     let expected = DataAbort {
-        access: Some(AccessSyndrome {
-            size: AccessSize::Byte,
-            sign_extend: false,
-            rt: rt(7),
-        }),
+        access: Some(AccessSyndrome { size: AccessSize::Byte, sign_extend: false, rt: rt(7) }),
         write: true,
         cache_maintenance: false,
         external: false,
         stage1_walk: false,
         fault: FaultStatus::Translation(Level::Three),
     };
-    assert_eq!(
-        Trap::from_hsr(hsr(0x24, store)),
-        Some(Trap::DataAbort(expected))
-    );
-    assert_eq!(
-        Trap::from_hsr(hsr(0x25, store)),
-        Some(Trap::HypDataAbort(expected))
-    );
+    assert_eq!(Trap::from_hsr(hsr(0x24, store)), Some(Trap::DataAbort(expected)));
+    assert_eq!(Trap::from_hsr(hsr(0x25, store)), Some(Trap::HypDataAbort(expected)));
     // LDRSH r0.
     let load = 1 << 25 | 1 << 24 | 0b01 << 22 | 1 << 21 | 0b00_0101;
-    let Some(Trap::DataAbort(abort)) = Trap::from_hsr(hsr(0x24, load)) else {
-        panic!()
-    };
-    let expected = AccessSyndrome {
-        size: AccessSize::Halfword,
-        sign_extend: true,
-        rt: rt(0),
-    };
+    let Some(Trap::DataAbort(abort)) = Trap::from_hsr(hsr(0x24, load)) else { panic!() };
+    let expected = AccessSyndrome { size: AccessSize::Halfword, sign_extend: true, rt: rt(0) };
     assert_eq!((abort.access, abort.write), (Some(expected), false));
     assert_eq!(abort.fault, FaultStatus::Translation(Level::One));
     // The same bits without ISV, with the reserved size, and with PC say nothing of the instruction.
     for bits in [load & !(1 << 24), load | 0b11 << 22, load | 15 << 16] {
-        let Some(Trap::DataAbort(abort)) = Trap::from_hsr(hsr(0x24, bits)) else {
-            panic!()
-        };
+        let Some(Trap::DataAbort(abort)) = Trap::from_hsr(hsr(0x24, bits)) else { panic!() };
         assert_eq!(abort.access, None);
     }
-    let Some(Trap::DataAbort(abort)) =
-        Trap::from_hsr(hsr(0x24, 1 << 9 | 1 << 8 | 1 << 7 | 0b01_0000))
-    else {
+    let Some(Trap::DataAbort(abort)) = Trap::from_hsr(hsr(0x24, 1 << 9 | 1 << 8 | 1 << 7 | 0b01_0000)) else {
         panic!()
     };
     assert!(abort.external && abort.cache_maintenance && abort.stage1_walk && !abort.write);
@@ -231,22 +135,10 @@ fn data_aborts() {
 
 #[test]
 fn prefetch_aborts() {
-    let Some(Trap::PrefetchAbort(abort)) = Trap::from_hsr(hsr(0x20, 1 << 7 | 0b00_0110)) else {
-        panic!()
-    };
+    let Some(Trap::PrefetchAbort(abort)) = Trap::from_hsr(hsr(0x20, 1 << 7 | 0b00_0110)) else { panic!() };
     let fault = FaultStatus::Translation(Level::Two);
-    assert_eq!(
-        abort,
-        PrefetchAbort {
-            external: false,
-            stage1_walk: true,
-            fault
-        }
-    );
-    assert!(matches!(
-        Trap::from_hsr(hsr(0x21, 0)),
-        Some(Trap::HypPrefetchAbort(_))
-    ));
+    assert_eq!(abort, PrefetchAbort { external: false, stage1_walk: true, fault });
+    assert!(matches!(Trap::from_hsr(hsr(0x21, 0)), Some(Trap::HypPrefetchAbort(_))));
 }
 
 #[test]
@@ -254,15 +146,9 @@ fn ipas() {
     assert_eq!(fault_ipa(0x1234_5670, 0xdead_beef).get(), 0x12_3456_7eef);
     assert_eq!(fault_ipa(0xffff_ffff, 0xffff_ffff).get(), (1 << 40) - 1);
     assert_eq!(hpfar(Ipa::new(0x12_3456_7eef)), 0x1234_5670);
-    assert!(!hpfar_is_valid(
-        FaultStatus::Permission(Level::Three),
-        false
-    ));
+    assert!(!hpfar_is_valid(FaultStatus::Permission(Level::Three), false));
     assert!(hpfar_is_valid(FaultStatus::Permission(Level::Three), true));
-    assert!(hpfar_is_valid(
-        FaultStatus::Translation(Level::Three),
-        false
-    ));
+    assert!(hpfar_is_valid(FaultStatus::Translation(Level::Three), false));
 }
 
 #[test]

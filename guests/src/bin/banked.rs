@@ -46,9 +46,8 @@ macro_rules! banked {
 type Banked = (&'static str, fn() -> u32, fn(u32));
 
 const BANKS: [Banked; 20] = banked!(
-    "SP_usr", "LR_usr", "SP_irq", "LR_irq", "SPSR_irq", "SP_abt", "LR_abt", "SPSR_abt", "SP_und",
-    "LR_und", "SPSR_und", "r8_fiq", "r9_fiq", "r10_fiq", "r11_fiq", "r12_fiq", "SP_fiq", "LR_fiq",
-    "SPSR_fiq", "SPSR"
+    "SP_usr", "LR_usr", "SP_irq", "LR_irq", "SPSR_irq", "SP_abt", "LR_abt", "SPSR_abt", "SP_und", "LR_und", "SPSR_und",
+    "r8_fiq", "r9_fiq", "r10_fiq", "r11_fiq", "r12_fiq", "SP_fiq", "LR_fiq", "SPSR_fiq", "SPSR"
 );
 
 fn pattern(index: usize, salt: u32) -> u32 {
@@ -183,38 +182,14 @@ fn thread_ids_survive() -> Verdict {
 
 fn fault_registers_survive() -> Verdict {
     use sysreg::{dfar, dfsr, ifar, ifsr};
-    cp15_survives(
-        &[
-            ("DFAR", dfar::read, dfar::write),
-            ("IFAR", ifar::read, ifar::write),
-        ],
-        u32::MAX,
-    )?;
-    cp15_survives(
-        &[
-            ("DFSR", dfsr::read, dfsr::write),
-            ("IFSR", ifsr::read, ifsr::write),
-        ],
-        0xf,
-    )
+    cp15_survives(&[("DFAR", dfar::read, dfar::write), ("IFAR", ifar::read, ifar::write)], u32::MAX)?;
+    cp15_survives(&[("DFSR", dfsr::read, dfsr::write), ("IFSR", ifsr::read, ifsr::write)], 0xf)
 }
 
 fn translation_registers_survive() -> Verdict {
     use sysreg::{csselr, dacr, nmrr, prrr, ttbr0, ttbr1};
     cp15_survives(&[("DACR", dacr::read, dacr::write)], u32::MAX)?;
-    cp15_survives(
-        &[
-            ("TTBR0", ttbr0::read, ttbr0::write),
-            ("TTBR1", ttbr1::read, ttbr1::write),
-        ],
-        0xffff_c000,
-    )?;
-    cp15_survives(
-        &[
-            ("PRRR", prrr::read, prrr::write),
-            ("NMRR", nmrr::read, nmrr::write),
-        ],
-        0x00ff_00ff,
-    )?;
+    cp15_survives(&[("TTBR0", ttbr0::read, ttbr0::write), ("TTBR1", ttbr1::read, ttbr1::write)], 0xffff_c000)?;
+    cp15_survives(&[("PRRR", prrr::read, prrr::write), ("NMRR", nmrr::read, nmrr::write)], 0x00ff_00ff)?;
     cp15_survives(&[("CSSELR", csselr::read, csselr::write)], 3)
 }

@@ -28,53 +28,30 @@ fn psci_version_is_1_0() -> Verdict {
 fn unknown_functions_are_not_supported() -> Verdict {
     for function in [0, 0x8400_0040, 0x8600_0000, u32::MAX] {
         let answer = psci::call(function, [0; 3])[0] as i32;
-        check!(
-            answer == uapi::psci::NOT_SUPPORTED,
-            "function {function:#x} answers {answer}"
-        );
+        check!(answer == uapi::psci::NOT_SUPPORTED, "function {function:#x} answers {answer}");
     }
     Ok(())
 }
 
 fn psci_features_tells_the_truth() -> Verdict {
-    for function in [
-        uapi::psci::PSCI_VERSION,
-        uapi::psci::CPU_ON,
-        uapi::psci::SYSTEM_OFF,
-        uapi::psci::PSCI_FEATURES,
-    ] {
-        check!(
-            psci::features(function) >= 0,
-            "function {function:#x} is said to be missing"
-        );
+    for function in [uapi::psci::PSCI_VERSION, uapi::psci::CPU_ON, uapi::psci::SYSTEM_OFF, uapi::psci::PSCI_FEATURES] {
+        check!(psci::features(function) >= 0, "function {function:#x} is said to be missing");
     }
-    check_eq!(
-        "a function that there is not",
-        psci::features(0x8400_0040),
-        uapi::psci::NOT_SUPPORTED
-    );
+    check_eq!("a function that there is not", psci::features(0x8400_0040), uapi::psci::NOT_SUPPORTED);
     Ok(())
 }
 
 fn this_vcpu_is_on() -> Verdict {
     let affinity = sysreg::mpidr::read() & 0x00ff_ffff;
     check_eq!("its own state", psci::affinity_info(affinity), 0);
-    check_eq!(
-        "a stranger's state",
-        psci::affinity_info(0x00ff_ff0e),
-        uapi::psci::INVALID_PARAMETERS
-    );
+    check_eq!("a stranger's state", psci::affinity_info(0x00ff_ff0e), uapi::psci::INVALID_PARAMETERS);
     Ok(())
 }
 
 fn the_process_answers_a_device() -> Verdict {
     for value in [0x00, 0x5a, 0xa5, 0xff] {
         mmio::write8(uart::SCRATCH, value);
-        check_eq!(
-            "the scratch register",
-            mmio::read8(uart::SCRATCH),
-            u32::from(value)
-        );
+        check_eq!("the scratch register", mmio::read8(uart::SCRATCH), u32::from(value));
     }
     Ok(())
 }
@@ -92,11 +69,7 @@ fn the_kernel_answers_the_distributor() -> Verdict {
     check_eq!("GICD_TYPER.SecurityExtn", typer >> 10 & 1, 0);
     let iidr = mmio::read32(gic::GICD_IIDR);
     check_eq!("the distributor's maker", iidr & 0xfff, 0x43b); // Arm
-    check_eq!(
-        "GICD_ISENABLER0's SGIs",
-        mmio::read32(gic::GICD_ISENABLER) & 0xffff,
-        0xffff
-    );
+    check_eq!("GICD_ISENABLER0's SGIs", mmio::read32(gic::GICD_ISENABLER) & 0xffff, 0xffff);
     Ok(())
 }
 
@@ -111,19 +84,13 @@ fn nobody_answers_with_zeros() -> Verdict {
 
 fn midr_is_an_arm_core() -> Verdict {
     let midr = sysreg::midr::read();
-    check!(
-        midr >> 24 == 0x41 && midr >> 16 & 0xf == 0xf,
-        "MIDR is {midr:#x}, not an ARMv7 core of Arm's"
-    );
+    check!(midr >> 24 == 0x41 && midr >> 16 & 0xf == 0xf, "MIDR is {midr:#x}, not an ARMv7 core of Arm's");
     Ok(())
 }
 
 fn mpidr_is_the_first_of_its_machine() -> Verdict {
     let mpidr = sysreg::mpidr::read();
-    check!(
-        mpidr >> 31 == 1,
-        "MPIDR is {mpidr:#x}: not in the multiprocessing format"
-    );
+    check!(mpidr >> 31 == 1, "MPIDR is {mpidr:#x}: not in the multiprocessing format");
     check_eq!("MPIDR's affinity", mpidr & 0x00ff_ffff, 0);
     Ok(())
 }
@@ -137,9 +104,7 @@ fn no_virtualization_extensions_are_shown() -> Verdict {
         return Ok(());
     }
     // SAFETY: an attempt that the architecture ignores or makes an exception; CPSR is put back.
-    unsafe {
-        core::arch::asm!("msr cpsr_c, {}", "msr cpsr_c, {}", in(reg) 0xda, in(reg) before, options(nostack))
-    };
+    unsafe { core::arch::asm!("msr cpsr_c, {}", "msr cpsr_c, {}", in(reg) 0xda, in(reg) before, options(nostack)) };
     check_eq!("CPSR after trying Hyp mode", sysreg::cpsr() & 0x1f, 0x13);
     Ok(())
 }

@@ -9,11 +9,7 @@ use guests::exceptions::{Kind, VECTORS_SIZE, catch, vectors};
 use guests::test::Verdict;
 use guests::{check, guest, mmio, mmu, sysreg};
 
-guest!(
-    a_native_one_goes_high,
-    an_injected_one_goes_high,
-    and_low_again
-);
+guest!(a_native_one_goes_high, an_injected_one_goes_high, and_low_again);
 
 /// Memory that stands in for the top of the address space.
 const STAND_IN: u32 = 0x81e0_0000;
@@ -24,10 +20,7 @@ const NOWHERE: u32 = 0x81d0_0000;
 /// Runs `code` with the vectors at the top of the address space and VBAR pointing at nothing.
 fn high<T>(code: impl FnOnce() -> T) -> T {
     for offset in (0..VECTORS_SIZE as u32).step_by(4) {
-        mmio::write32(
-            STAND_IN + 0xf_0000 + offset,
-            mmio::read32(vectors as *const () as u32 + offset),
-        );
+        mmio::write32(STAND_IN + 0xf_0000 + offset, mmio::read32(vectors as *const () as u32 + offset));
     }
     for offset in (0..32).step_by(4) {
         mmio::write32(NOWHERE + offset, 0xeaff_fffe); // b . : a wrong vector hangs, and the runner's time limit tells
@@ -47,10 +40,7 @@ fn high<T>(code: impl FnOnce() -> T) -> T {
 
 fn undefined(code: impl FnOnce()) -> Verdict {
     let caught = catch(code);
-    check!(
-        caught.is_some_and(|caught| caught.kind == Kind::Undefined),
-        "it took {caught:x?}"
-    );
+    check!(caught.is_some_and(|caught| caught.kind == Kind::Undefined), "it took {caught:x?}");
     Ok(())
 }
 

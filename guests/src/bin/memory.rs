@@ -38,17 +38,8 @@ fn fill(salt: u32) {
 fn verify(salt: u32) -> Verdict {
     for page in pages() {
         let (first, last) = (mmio::read32(page), mmio::read32(page + 0xffc));
-        check!(
-            first == page ^ salt,
-            "at {page:#x} is {first:#x}, should be {:#x}",
-            page ^ salt
-        );
-        check!(
-            last == !page ^ salt,
-            "at {:#x} is {last:#x}, should be {:#x}",
-            page + 0xffc,
-            !page ^ salt
-        );
+        check!(first == page ^ salt, "at {page:#x} is {first:#x}, should be {:#x}", page ^ salt);
+        check!(last == !page ^ salt, "at {:#x} is {last:#x}, should be {:#x}", page + 0xffc, !page ^ salt);
     }
     Ok(())
 }

@@ -42,11 +42,7 @@ fn came(count: u32) -> bool {
 fn nothing_pending_is_spurious() -> Verdict {
     listen();
     check_eq!("GICC_IAR", gic::acknowledge(), gic::SPURIOUS);
-    check_eq!(
-        "GICC_HPPIR",
-        mmio::read32(gic::GICC_HPPIR) & 0x3ff,
-        gic::SPURIOUS
-    );
+    check_eq!("GICC_HPPIR", mmio::read32(gic::GICC_HPPIR) & 0x3ff, gic::SPURIOUS);
     Ok(())
 }
 
@@ -73,11 +69,7 @@ fn the_higher_priority_comes_first() -> Verdict {
     for number in [1, 2, 3] {
         gic::send_to_self(number);
     }
-    check_eq!(
-        "the highest pending",
-        mmio::read32(gic::GICC_HPPIR) & 0x3ff,
-        2
-    );
+    check_eq!("the highest pending", mmio::read32(gic::GICC_HPPIR) & 0x3ff, 2);
     for expected in [2, 3, 1] {
         let acknowledged = gic::acknowledge();
         check_eq!("the next", acknowledged & 0x3ff, expected);
@@ -97,12 +89,7 @@ fn all_sixteen_at_once() -> Verdict {
     let all = came(16);
     timer::wait_until(100, || false);
     sysreg::mask_irq();
-    check!(
-        all,
-        "{} of 16 came: {:#x}",
-        COUNT.load(Relaxed),
-        SEEN.load(Relaxed)
-    );
+    check!(all, "{} of 16 came: {:#x}", COUNT.load(Relaxed), SEEN.load(Relaxed));
     check_eq!("how many came", COUNT.load(Relaxed), 16);
     check_eq!("which came", SEEN.load(Relaxed), 0xffff);
     Ok(())
@@ -127,31 +114,15 @@ fn active_until_ended() -> Verdict {
     gic::send_to_self(7);
     let acknowledged = gic::acknowledge();
     check_eq!("what was acknowledged", acknowledged & 0x3ff, 7);
-    check_eq!(
-        "the running priority",
-        mmio::read32(gic::GICC_RPR) & 0xff,
-        0x80
-    );
-    check_eq!(
-        "its active bit",
-        mmio::read32(gic::GICD_ISACTIVER) >> 7 & 1,
-        1
-    );
+    check_eq!("the running priority", mmio::read32(gic::GICC_RPR) & 0xff, 0x80);
+    check_eq!("its active bit", mmio::read32(gic::GICD_ISACTIVER) >> 7 & 1, 1);
     gic::send_to_self(7); // pending again while active
     check_eq!("while it is active", gic::acknowledge(), gic::SPURIOUS);
     gic::end(acknowledged);
     let again = gic::acknowledge();
     check_eq!("once ended", again & 0x3ff, 7);
     gic::end(again);
-    check_eq!(
-        "its active bit at the end",
-        mmio::read32(gic::GICD_ISACTIVER) >> 7 & 1,
-        0
-    );
-    check_eq!(
-        "the idle priority",
-        mmio::read32(gic::GICC_RPR) & 0xff,
-        0xff
-    );
+    check_eq!("its active bit at the end", mmio::read32(gic::GICD_ISACTIVER) >> 7 & 1, 0);
+    check_eq!("the idle priority", mmio::read32(gic::GICC_RPR) & 0xff, 0xff);
     Ok(())
 }

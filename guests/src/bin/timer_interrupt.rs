@@ -49,14 +49,8 @@ fn the_counter_starts_near_zero_and_runs() -> Verdict {
     let first = sysreg::cntvct();
     let hertz = sysreg::cntfrq::read();
     check!(hertz >= 1_000_000, "CNTFRQ is {hertz}");
-    check!(
-        first < u64::from(hertz) * 600,
-        "CNTVCT is {first}: not this machine's own time"
-    );
-    check!(
-        timer::wait_until(SECOND, || sysreg::cntvct() > first),
-        "CNTVCT stands still"
-    );
+    check!(first < u64::from(hertz) * 600, "CNTVCT is {first}: not this machine's own time");
+    check!(timer::wait_until(SECOND, || sysreg::cntvct() > first), "CNTVCT stands still");
     Ok(())
 }
 
@@ -69,11 +63,7 @@ fn it_fires_into_a_spinning_guest() -> Verdict {
     let now = sysreg::cntvct();
     stop_listening();
     check!(fired, "no interrupt in two seconds");
-    check_eq!(
-        "the interrupt's number",
-        LAST.load(Relaxed),
-        gic::VIRTUAL_TIMER
-    );
+    check_eq!("the interrupt's number", LAST.load(Relaxed), gic::VIRTUAL_TIMER);
     check_eq!("how often it came", COUNT.load(Relaxed), 1);
     check!(now + 1 >= due, "it came {} ticks early", due - now);
     Ok(())
@@ -95,11 +85,7 @@ fn it_wakes_a_waiting_guest() -> Verdict {
     sysreg::unmask_irq();
     let taken = timer::wait_until(SECOND, || COUNT.load(Relaxed) > 0);
     stop_listening();
-    check_eq!(
-        "CNTV_CTL after the wait",
-        status & 7,
-        timer::ENABLE | timer::ISTATUS
-    );
+    check_eq!("CNTV_CTL after the wait", status & 7, timer::ENABLE | timer::ISTATUS);
     check_eq!("GICD_ISPENDR0's bit", pending, 1);
     check!(taken, "the interrupt did not come once it was let through");
     Ok(())
@@ -123,11 +109,7 @@ fn it_fires_a_hundred_times() -> Verdict {
         });
         if !come || COUNT.load(Relaxed) != round {
             stop_listening();
-            check!(
-                false,
-                "after round {round} {} interrupts have come",
-                COUNT.load(Relaxed)
-            );
+            check!(false, "after round {round} {} interrupts have come", COUNT.load(Relaxed));
         }
     }
     stop_listening();
@@ -143,11 +125,7 @@ fn masked_at_the_timer_it_stays_away() -> Verdict {
     let status = sysreg::cntv_ctl::read() & 7;
     stop_listening();
     check!(!came, "it came");
-    check_eq!(
-        "CNTV_CTL",
-        status,
-        timer::ENABLE | timer::IMASK | timer::ISTATUS
-    );
+    check_eq!("CNTV_CTL", status, timer::ENABLE | timer::IMASK | timer::ISTATUS);
     Ok(())
 }
 
@@ -184,11 +162,7 @@ fn it_is_level_sensitive() -> Verdict {
     let fired = timer::wait_until(2 * SECOND, || COUNT.load(Relaxed) >= 5);
     timer::wait_until(10_000, || false);
     stop_listening();
-    check!(
-        fired,
-        "left asserted, it came {} times",
-        COUNT.load(Relaxed)
-    );
+    check!(fired, "left asserted, it came {} times", COUNT.load(Relaxed));
     check_eq!("how often it came", COUNT.load(Relaxed), 5);
     Ok(())
 }

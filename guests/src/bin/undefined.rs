@@ -114,9 +114,7 @@ fn a_supervisor_call() -> Verdict {
     let cpsr = sysreg::cpsr();
     let mut next: u32 = 0;
     // SAFETY: the handler returns behind the instruction.
-    let caught = catch(|| unsafe {
-        asm!("adr {next}, 2f", "svc #0", "2:", next = out(reg) next, out("lr") _)
-    });
+    let caught = catch(|| unsafe { asm!("adr {next}, 2f", "svc #0", "2:", next = out(reg) next, out("lr") _) });
     as_expected(caught, Kind::Supervisor, 0x13, next, cpsr)
 }
 
@@ -135,10 +133,6 @@ fn conditions_are_honoured() -> Verdict {
         asm!(".arch_extension virt", "cmp {zero}, #1", "mrcne p15, 0, {value}, c1, c0, 1", zero = in(reg) 0, value = inout(reg) before => answer, options(nostack));
         answer
     };
-    check_eq!(
-        "ACTLR, read under a condition",
-        answer,
-        sysreg::actlr::read()
-    );
+    check_eq!("ACTLR, read under a condition", answer, sysreg::actlr::read());
     Ok(())
 }

@@ -24,9 +24,7 @@ guest!(
 type Bank = [u64; 32];
 
 fn pattern(seed: u64) -> Bank {
-    core::array::from_fn(|number| {
-        ((seed << 48) | (number as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    })
+    core::array::from_fn(|number| ((seed << 48) | (number as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 fn load(bank: &Bank) {
@@ -96,12 +94,8 @@ fn survives(seed: u64, exit: fn()) -> Verdict {
 /// `vadd.f64 d0, d0, d0`, caught.
 fn undefined_when_off() -> Verdict {
     // SAFETY: changes d0 at most.
-    let caught =
-        catch(|| unsafe { asm!(".fpu neon-vfpv4", "vadd.f64 d0, d0, d0", options(nostack)) });
-    check!(
-        caught.is_some_and(|caught| caught.kind == Kind::Undefined),
-        "it took {caught:x?}, should be undefined"
-    );
+    let caught = catch(|| unsafe { asm!(".fpu neon-vfpv4", "vadd.f64 d0, d0, d0", options(nostack)) });
+    check!(caught.is_some_and(|caught| caught.kind == Kind::Undefined), "it took {caught:x?}, should be undefined");
     Ok(())
 }
 

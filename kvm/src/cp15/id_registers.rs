@@ -126,9 +126,6 @@ impl IdRegisters {
 
     /// CCSIDR of a cache. `None`: there is none of that name.
     pub fn cache_size(&self, csselr: u8) -> Option<u32> {
-        self.ccsidr
-            .get(usize::from(csselr))
-            .copied()
-            .filter(|_| self.has_cache(csselr))
+        self.ccsidr.get(usize::from(csselr)).copied().filter(|_| self.has_cache(csselr))
     }
 }

@@ -104,12 +104,7 @@ macro_rules! memory {
 /// A row for what the world switch moves and nothing traps.
 macro_rules! direct {
     ($register:ident, $field:ident, $reset:expr) => {
-        kept!(
-            Name::Word(reg::$register),
-            Access::Direct,
-            context.cp15.$field as u32,
-            Reset::Value($reset as u64)
-        )
+        kept!(Name::Word(reg::$register), Access::Direct, context.cp15.$field as u32, Reset::Value($reset as u64))
     };
 }
 
@@ -134,19 +129,11 @@ macro_rules! low_word {
 }
 
 const fn not_kept(name: Cp15, access: Access) -> Row {
-    Row {
-        name: Name::Word(name),
-        access,
-        kept: None,
-    }
+    Row { name: Name::Word(name), access, kept: None }
 }
 
 const fn physical_timer(name: Name, register: vtimer::Register) -> Row {
-    Row {
-        name,
-        access: Access::PhysicalTimer(register),
-        kept: None,
-    }
+    Row { name, access: Access::PhysicalTimer(register), kept: None }
 }
 
 /// The Cortex-A12's and A17's diagnostic register, which Linux sets bits of for errata as early as it starts.
@@ -161,36 +148,16 @@ pub const SCTLR: Name = Name::Word(reg::SCTLR);
 /// (HCR.TIDCP), implementation defined ones (HSTR.T15), ThumbEE (HSTR.TTEE), and the GICv3's SGI registers, which a core without
 /// that interface does not have.
 pub static TABLE: [Row; 55] = [
-    kept!(
-        Name::Word(reg::MPIDR),
-        Access::Direct,
-        context.control.mpidr as u32,
-        Reset::Mpidr
-    ),
+    kept!(Name::Word(reg::MPIDR), Access::Direct, context.control.mpidr as u32, Reset::Mpidr),
     direct!(CSSELR, csselr, UNKNOWN),
     memory!(SCTLR, sctlr, 0x00c5_0078),
-    kept!(
-        Name::Word(reg::ACTLR),
-        Access::WriteIgnored,
-        emulated.actlr as u32,
-        Reset::Actlr
-    ),
+    kept!(Name::Word(reg::ACTLR), Access::WriteIgnored, emulated.actlr as u32, Reset::Actlr),
     direct!(CPACR, cpacr, 0),
-    kept!(
-        Name::Wide(wide::TTBR0),
-        Access::VirtualMemory,
-        context.cp15.ttbr0 as u64,
-        Reset::Value(UNKNOWN_WIDE)
-    ),
+    kept!(Name::Wide(wide::TTBR0), Access::VirtualMemory, context.cp15.ttbr0 as u64, Reset::Value(UNKNOWN_WIDE)),
     low_word!(TTBR0, ttbr0),
     low_word!(TTBR1, ttbr1),
     memory!(TTBCR, ttbcr, 0),
-    kept!(
-        Name::Wide(wide::TTBR1),
-        Access::VirtualMemory,
-        context.cp15.ttbr1 as u64,
-        Reset::Value(UNKNOWN_WIDE)
-    ),
+    kept!(Name::Wide(wide::TTBR1), Access::VirtualMemory, context.cp15.ttbr1 as u64, Reset::Value(UNKNOWN_WIDE)),
     memory!(DACR, dacr, UNKNOWN),
     memory!(DFSR, dfsr, UNKNOWN),
     memory!(IFSR, ifsr, UNKNOWN),
@@ -198,21 +165,11 @@ pub static TABLE: [Row; 55] = [
     memory!(AIFSR, aifsr, UNKNOWN),
     memory!(DFAR, dfar, UNKNOWN),
     memory!(IFAR, ifar, UNKNOWN),
-    kept!(
-        Name::Wide(wide::PAR),
-        Access::Direct,
-        context.cp15.par as u64,
-        Reset::Value(UNKNOWN_WIDE)
-    ),
+    kept!(Name::Wide(wide::PAR), Access::Direct, context.cp15.par as u64, Reset::Value(UNKNOWN_WIDE)),
     not_kept(reg::DCISW, Access::SetWay),
     not_kept(reg::DCCSW, Access::SetWay),
     not_kept(reg::DCCISW, Access::SetWay),
-    kept!(
-        Name::Word(reg::L2CTLR),
-        Access::WriteIgnored,
-        emulated.l2ctlr as u32,
-        Reset::L2ctlr
-    ),
+    kept!(Name::Word(reg::L2CTLR), Access::WriteIgnored, emulated.l2ctlr as u32, Reset::L2ctlr),
     not_kept(reg::L2ECTLR, Access::Zero),
     // A performance monitor without counters: PMCR.N reads as 0. ID_DFR0, which is the host's, announces one.
     not_kept(reg::PMCR, Access::Zero),

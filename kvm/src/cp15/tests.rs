@@ -32,13 +32,8 @@ impl Vcpu {
             emulated: EmulatedRegisters::default(),
             physical_timer: PhysicalTimer::default(),
         };
-        let id = IdRegisters {
-            midr: 0x412f_c0f0,
-            mpidr: 0x8000_0000,
-            l2ctlr: 0x0080_0000,
-            actlr: 1,
-            ..Default::default()
-        };
+        let id =
+            IdRegisters { midr: 0x412f_c0f0, mpidr: 0x8000_0000, l2ctlr: 0x0080_0000, actlr: 1, ..Default::default() };
         vcpu.reset(&id, reset::Place { vcpu: 0, vcpus: 2 });
         vcpu.context.cpsr = mode as u32;
         vcpu.context.pc = PC;
@@ -46,16 +41,8 @@ impl Vcpu {
     }
 
     fn registers(&mut self) -> Registers<'_> {
-        let Self {
-            context,
-            emulated,
-            physical_timer,
-        } = self;
-        Registers {
-            context,
-            emulated,
-            physical_timer,
-        }
+        let Self { context, emulated, physical_timer } = self;
+        Registers { context, emulated, physical_timer }
     }
 
     fn reset(&mut self, id: &IdRegisters, place: reset::Place) {
@@ -67,9 +54,7 @@ impl Vcpu {
         let length = InstructionLength::from_hsr(hsr);
         match Trap::from_hsr(hsr) {
             Some(Trap::Cp15(access)) => trap::cp15(&mut self.registers(), &access, length, || NOW),
-            Some(Trap::Cp15Wide(access)) => {
-                trap::cp15_wide(&mut self.registers(), &access, length, || NOW)
-            }
+            Some(Trap::Cp15Wide(access)) => trap::cp15_wide(&mut self.registers(), &access, length, || NOW),
             other => panic!("{other:?}"),
         }
     }
@@ -77,10 +62,7 @@ impl Vcpu {
     /// MRC or MRRC to r4 (and r5).
     fn read(&mut self, name: Name) -> (Outcome, u64) {
         let outcome = self.trap(hsr(name, false));
-        (
-            outcome,
-            u64::from(self.context.r[5]) << 32 | u64::from(self.context.r[4]),
-        )
+        (outcome, u64::from(self.context.r[5]) << 32 | u64::from(self.context.r[4]))
     }
 
     /// MCR or MCRR from r4 (and r5).
@@ -98,12 +80,7 @@ impl Vcpu {
 fn hsr(name: Name, write: bool) -> u32 {
     let always = 1 << 25 | 1 << 24 | 0xe << 20 | u32::from(!write);
     match name {
-        Name::Word(Cp15 {
-            crn,
-            opc1,
-            crm,
-            opc2,
-        }) => {
+        Name::Word(Cp15 { crn, opc1, crm, opc2 }) => {
             let [crn, opc1, crm, opc2] = [crn, opc1, crm, opc2].map(u32::from);
             0x03 << 26 | always | opc2 << 17 | opc1 << 14 | crn << 10 | 4 << 5 | crm << 1
         }
@@ -129,23 +106,13 @@ fn the_table_names_each_register_once() {
 #[test]
 fn every_kept_register_has_a_place_of_its_own() {
     let low = [word(reg::TTBR0), word(reg::TTBR1)];
-    let kept = || {
-        TABLE
-            .iter()
-            .filter(|row| !low.contains(&row.name))
-            .filter_map(|row| Some((row, row.kept?.0)))
-    };
+    let kept = || TABLE.iter().filter(|row| !low.contains(&row.name)).filter_map(|row| Some((row, row.kept?.0)));
     let mut vcpu = Vcpu::new(Mode::Svc);
     for (index, (_, place)) in kept().enumerate() {
         (place.set)(&mut vcpu.registers(), 0x1_0000 + index as u64);
     }
     for (index, (row, place)) in kept().enumerate() {
-        assert_eq!(
-            (place.get)(&vcpu.registers()),
-            0x1_0000 + index as u64,
-            "{:?}",
-            row.name
-        );
+        assert_eq!((place.get)(&vcpu.registers()), 0x1_0000 + index as u64, "{:?}", row.name);
     }
 }
 
@@ -159,9 +126,7 @@ fn rows_do_what_they_say() {
         let kept = row.kept.map(|(place, _)| (place.get)(&vcpu.registers()));
         let (read, got) = vcpu.read(row.name);
         let expected = match row.access {
-            Access::Direct | Access::VirtualMemory | Access::SetWay | Access::ZeroOnA12AndA17 => {
-                Outcome::Undefined
-            }
+            Access::Direct | Access::VirtualMemory | Access::SetWay | Access::ZeroOnA12AndA17 => Outcome::Undefined,
             _ => Outcome::Emulated,
         };
         assert_eq!(read, expected, "reading {:?}", row.name);
@@ -184,23 +149,11 @@ fn rows_do_what_they_say() {
         if row.access == Access::VirtualMemory {
             let (place, _) = row.kept.unwrap();
             let is_wide = matches!(row.name, Name::Wide(_));
-            assert_eq!(
-                (place.get)(&vcpu.registers()),
-                if is_wide { value } else { value & 0xffff_ffff }
-            );
+            assert_eq!((place.get)(&vcpu.registers()), if is_wide { value } else { value & 0xffff_ffff });
         } else {
             assert_eq!(vcpu.context.cp15, before.cp15);
         }
-        assert_eq!(
-            vcpu.context.pc,
-            if written == Outcome::Undefined {
-                4
-            } else {
-                PC + 4
-            },
-            "{:?}",
-            row.name
-        );
+        assert_eq!(vcpu.context.pc, if written == Outcome::Undefined { 4 } else { PC + 4 }, "{:?}", row.name);
     }
 }
 
@@ -216,16 +169,8 @@ fn user_mode_reaches_what_is_user_modes() {
                     Access::ZeroUserReads => !write,
                     _ => false,
                 };
-                assert_eq!(
-                    vcpu.trap(hsr(row.name, write)) != Outcome::Undefined,
-                    allowed,
-                    "{:?} {write}",
-                    row.name
-                );
-                assert_eq!(
-                    guest_registers::mode(&vcpu.context),
-                    if allowed { Mode::User } else { Mode::Und }
-                );
+                assert_eq!(vcpu.trap(hsr(row.name, write)) != Outcome::Undefined, allowed, "{:?} {write}", row.name);
+                assert_eq!(guest_registers::mode(&vcpu.context), if allowed { Mode::User } else { Mode::Und });
             }
         }
     }
@@ -247,11 +192,7 @@ fn unknown_registers_are_undefined() {
             let mut vcpu = Vcpu::new(Mode::Svc);
             assert_eq!(vcpu.trap(hsr(name, write)), Outcome::Undefined, "{name:?}");
             assert_eq!(
-                (
-                    vcpu.context.pc,
-                    vcpu.context.banks.und.lr,
-                    vcpu.context.banks.und.spsr
-                ),
+                (vcpu.context.pc, vcpu.context.banks.und.lr, vcpu.context.banks.und.spsr),
                 (4, PC + 4, Mode::Svc as u32)
             );
         }
@@ -262,32 +203,17 @@ fn unknown_registers_are_undefined() {
 fn what_a_cortex_a15_has_beside_the_architecture() {
     let mut vcpu = Vcpu::new(Mode::Svc);
     assert_eq!(vcpu.read(word(reg::ACTLR)), (Outcome::Emulated, 0x41));
-    assert_eq!(
-        vcpu.read(word(reg::L2CTLR)),
-        (Outcome::Emulated, 0x0180_0000)
-    );
+    assert_eq!(vcpu.read(word(reg::L2CTLR)), (Outcome::Emulated, 0x0180_0000));
     assert_eq!(vcpu.read(word(reg::L2ECTLR)), (Outcome::Emulated, 0));
     assert_eq!(vcpu.read(word(reg::CBAR)), (Outcome::Emulated, 0));
-    for name in [
-        reg::ACTLR,
-        reg::L2CTLR,
-        reg::L2ECTLR,
-        reg::PMCR,
-        reg::ICC_SRE,
-    ] {
+    for name in [reg::ACTLR, reg::L2CTLR, reg::L2ECTLR, reg::PMCR, reg::ICC_SRE] {
         assert_eq!(vcpu.write(word(name), 0xffff_ffff), Outcome::Emulated);
     }
     assert_eq!(vcpu.read(word(reg::ACTLR)), (Outcome::Emulated, 0x41));
     assert_eq!(vcpu.read(word(reg::PMCR)), (Outcome::Emulated, 0));
     assert_eq!(vcpu.write(word(reg::CBAR), 0), Outcome::Undefined);
-    assert_eq!(
-        Vcpu::new(Mode::User).read(word(reg::PMUSERENR)),
-        (Outcome::Emulated, 0)
-    );
-    assert_eq!(
-        Vcpu::new(Mode::User).read(word(reg::PMCCNTR)).0,
-        Outcome::Undefined
-    );
+    assert_eq!(Vcpu::new(Mode::User).read(word(reg::PMUSERENR)), (Outcome::Emulated, 0));
+    assert_eq!(Vcpu::new(Mode::User).read(word(reg::PMCCNTR)).0, Outcome::Undefined);
 }
 
 #[test]
@@ -300,11 +226,7 @@ fn diagnostics_exist_on_cortex_a12_and_a17() {
     ] {
         let mut vcpu = Vcpu::new(Mode::Svc);
         vcpu.context.control.midr = midr;
-        assert_eq!(
-            vcpu.write(word(Cp15::new(15, 0, 0, 1)), 1 << 24),
-            outcome,
-            "{midr:#x}"
-        );
+        assert_eq!(vcpu.write(word(Cp15::new(15, 0, 0, 1)), 1 << 24), outcome, "{midr:#x}");
     }
 }
 
@@ -313,25 +235,15 @@ fn switching_caches_flushes_and_ends_the_traps() {
     let sctlr = word(reg::SCTLR);
     let mut vcpu = Vcpu::new(Mode::Svc);
     assert!(vcpu.hcr().contains(Hcr::TVM));
-    assert_eq!(
-        vcpu.write(sctlr, 0x00c5_0079),
-        Outcome::Emulated,
-        "the MMU alone"
-    );
-    assert_eq!(
-        vcpu.write(sctlr, 0x00c5_107d),
-        Outcome::FlushAfterSwitch { on: true }
-    );
+    assert_eq!(vcpu.write(sctlr, 0x00c5_0079), Outcome::Emulated, "the MMU alone");
+    assert_eq!(vcpu.write(sctlr, 0x00c5_107d), Outcome::FlushAfterSwitch { on: true });
     assert!(!vcpu.hcr().contains(Hcr::TVM));
     // A run of set/way operations: one flush.
     assert_eq!(vcpu.write(word(reg::DCCISW), 0), Outcome::FlushAfterSetWay);
     assert!(vcpu.hcr().contains(Hcr::TVM));
     assert_eq!(vcpu.write(word(reg::DCCISW), 0x40), Outcome::Emulated);
     assert_eq!(vcpu.write(word(reg::TTBCR), 0), Outcome::Emulated);
-    assert_eq!(
-        vcpu.write(sctlr, 0x00c5_1078),
-        Outcome::FlushAfterSwitch { on: false }
-    );
+    assert_eq!(vcpu.write(sctlr, 0x00c5_1078), Outcome::FlushAfterSwitch { on: false });
     assert!(vcpu.hcr().contains(Hcr::TVM), "on again will be seen");
     assert_eq!(vcpu.hcr() | Hcr::TVM, reset::HCR);
 }
@@ -339,10 +251,7 @@ fn switching_caches_flushes_and_ends_the_traps() {
 #[test]
 fn a_word_written_to_ttbr_leaves_the_upper_half() {
     let mut vcpu = Vcpu::new(Mode::Svc);
-    assert_eq!(
-        vcpu.write(Name::Wide(wide::TTBR1), 0x0012_3456_89ab_cdef),
-        Outcome::Emulated
-    );
+    assert_eq!(vcpu.write(Name::Wide(wide::TTBR1), 0x0012_3456_89ab_cdef), Outcome::Emulated);
     assert_eq!(vcpu.write(word(reg::TTBR1), 0x4000_406a), Outcome::Emulated);
     assert_eq!(vcpu.context.cp15.ttbr1, 0x0012_3456_4000_406a);
 }
@@ -350,22 +259,10 @@ fn a_word_written_to_ttbr_leaves_the_upper_half() {
 #[test]
 fn the_physical_timer_is_reached() {
     let mut vcpu = Vcpu::new(Mode::Svc);
-    assert_eq!(
-        vcpu.write(word(reg::CNTP_TVAL), 500),
-        Outcome::PhysicalTimerWritten
-    );
-    assert_eq!(
-        vcpu.read(Name::Wide(wide::CNTP_CVAL)),
-        (Outcome::Emulated, NOW + 500)
-    );
-    assert_eq!(
-        vcpu.write(Name::Wide(wide::CNTP_CVAL), 0x7_0000_0000),
-        Outcome::PhysicalTimerWritten
-    );
-    assert_eq!(
-        vcpu.write(word(reg::CNTP_CTL), 1),
-        Outcome::PhysicalTimerWritten
-    );
+    assert_eq!(vcpu.write(word(reg::CNTP_TVAL), 500), Outcome::PhysicalTimerWritten);
+    assert_eq!(vcpu.read(Name::Wide(wide::CNTP_CVAL)), (Outcome::Emulated, NOW + 500));
+    assert_eq!(vcpu.write(Name::Wide(wide::CNTP_CVAL), 0x7_0000_0000), Outcome::PhysicalTimerWritten);
+    assert_eq!(vcpu.write(word(reg::CNTP_CTL), 1), Outcome::PhysicalTimerWritten);
     vcpu.context.r[5] = 0;
     assert_eq!(vcpu.read(word(reg::CNTP_CTL)), (Outcome::Emulated, 1));
     assert_eq!(vcpu.physical_timer.deadline(NOW), Some(0x7_0000_0000));
@@ -373,19 +270,11 @@ fn the_physical_timer_is_reached() {
 
 #[test]
 fn debug_registers_read_as_zero() {
-    let mut context = VcpuContext {
-        cpsr: (Psr::in_mode(Mode::Svc) | Psr::N | Psr::Q).bits(),
-        pc: PC,
-        ..Default::default()
-    };
+    let mut context =
+        VcpuContext { cpsr: (Psr::in_mode(Mode::Svc) | Psr::N | Psr::Q).bits(), pc: PC, ..Default::default() };
     context.r[4] = 7;
     let always = arch::condition::Condition::ALWAYS;
-    let access = |rt, write| RegisterAccess {
-        op: dbg::DBGDIDR,
-        rt,
-        write,
-        condition: always,
-    };
+    let access = |rt, write| RegisterAccess { op: dbg::DBGDIDR, rt, write, condition: always };
     let r4 = arch::syndrome::Rt::new(4);
     trap::cp14(&mut context, &access(r4, true), InstructionLength::Word);
     assert_eq!((context.r[4], context.pc), (7, PC + 4));
@@ -410,18 +299,9 @@ fn debug_registers_read_as_zero() {
 fn a_cluster_has_four_cores() {
     let seen = |vcpu, vcpus| {
         let mut state = Vcpu::new(Mode::Svc);
-        let id = IdRegisters {
-            mpidr: 0x8000_0f02,
-            l2ctlr: 0x0380_0000,
-            actlr: 0x41,
-            ..Default::default()
-        };
+        let id = IdRegisters { mpidr: 0x8000_0f02, l2ctlr: 0x0380_0000, actlr: 0x41, ..Default::default() };
         state.reset(&id, reset::Place { vcpu, vcpus });
-        (
-            state.context.control.mpidr,
-            state.emulated.l2ctlr,
-            state.emulated.actlr,
-        )
+        (state.context.control.mpidr, state.emulated.l2ctlr, state.emulated.actlr)
     };
     assert_eq!(seen(0, 1), (0x8000_0000, 0x0080_0000, 0x01));
     assert_eq!(seen(1, 2), (0x8000_0001, 0x0180_0000, 0x41));
@@ -435,42 +315,17 @@ fn a_cluster_has_four_cores() {
 #[test]
 fn reset_leaves_what_the_vm_gave_and_clears_the_rest() {
     let mut vcpu = Vcpu::new(Mode::Fiq);
-    let mut dirty = VcpuContext {
-        pc: 1,
-        cpsr: Mode::User as u32,
-        r: [5; 14],
-        ..Default::default()
-    };
+    let mut dirty = VcpuContext { pc: 1, cpsr: Mode::User as u32, r: [5; 14], ..Default::default() };
     (dirty.control.vttbr, dirty.timer.cntvoff) = (0x77, 0x88);
-    (
-        dirty.timer.cval,
-        dirty.timer.ctl,
-        dirty.vfp.fpexc,
-        dirty.banks.und.sp,
-    ) = (1, 1, 1, 1);
+    (dirty.timer.cval, dirty.timer.ctl, dirty.vfp.fpexc, dirty.banks.und.sp) = (1, 1, 1, 1);
     vcpu.context = dirty;
-    let id = IdRegisters {
-        midr: 0x410f_c075,
-        ..Default::default()
-    };
+    let id = IdRegisters { midr: 0x410f_c075, ..Default::default() };
     vcpu.reset(&id, reset::Place { vcpu: 0, vcpus: 1 });
-    let VcpuContext {
-        r,
-        pc,
-        cpsr,
-        banks,
-        timer,
-        control,
-        vfp,
-        ..
-    } = vcpu.context;
+    let VcpuContext { r, pc, cpsr, banks, timer, control, vfp, .. } = vcpu.context;
     assert_eq!((r, pc, cpsr), ([0; 14], 0, 0x1d3));
     assert_eq!((banks, vfp), (Default::default(), Default::default()));
     assert_eq!((timer.cval, timer.ctl, timer.cntvoff), (0, 0, 0x88));
-    assert_eq!(
-        (control.vttbr, control.midr, control.vfp),
-        (0x77, 0x410f_c075, 0)
-    );
+    assert_eq!((control.vttbr, control.midr, control.vfp), (0x77, 0x410f_c075, 0));
     // TSC, TSW, TWI, TWE, VM, BSU_IS, FB, TAC, AMO, IMO, FMO, SWIO, TIDCP, and TVM.
     assert_eq!(control.hcr, 0x0478_663b);
 }
@@ -485,11 +340,7 @@ fn a_vcpu_starts_as_it_was_asked_to() {
         (0x4000_8000, true, 0x4000_8000, 0x3d3),
     ] {
         let mut vcpu = Vcpu::new(Mode::User);
-        let start = crate::psci::PowerOn {
-            entry,
-            context_id: 0x1234,
-            big_endian,
-        };
+        let start = crate::psci::PowerOn { entry, context_id: 0x1234, big_endian };
         reset::power_on(&mut vcpu.registers(), &id, place, &start);
         assert_eq!((vcpu.context.pc, vcpu.context.cpsr), (pc, cpsr));
         assert_eq!((vcpu.context.r[0], vcpu.context.r[1]), (0x1234, 0));
@@ -518,18 +369,9 @@ proptest! {
 #[test]
 fn reset_values_are_those_that_a_guest_may_rely_on() {
     let mut vcpu = Vcpu::new(Mode::Svc);
-    let value = |vcpu: &mut Vcpu, name| {
-        (registers::find(name).unwrap().kept.unwrap().0.get)(&vcpu.registers())
-    };
-    let defined: Vec<u64> = [
-        reg::SCTLR,
-        reg::TTBCR,
-        reg::CPACR,
-        reg::VBAR,
-        reg::CNTKCTL,
-        reg::CONTEXTIDR,
-    ]
-    .map(|name| value(&mut vcpu, word(name)))
-    .to_vec();
+    let value = |vcpu: &mut Vcpu, name| (registers::find(name).unwrap().kept.unwrap().0.get)(&vcpu.registers());
+    let defined: Vec<u64> = [reg::SCTLR, reg::TTBCR, reg::CPACR, reg::VBAR, reg::CNTKCTL, reg::CONTEXTIDR]
+        .map(|name| value(&mut vcpu, word(name)))
+        .to_vec();
     assert_eq!(defined, [0x00c5_0078, 0, 0, 0, 0, 0]);
 }

@@ -94,20 +94,12 @@ struct Transfer {
 impl Transfer {
     fn word(access: &RegisterAccess) -> Self {
         let operand = access.rt.map_or(Operand::Flags, Operand::Word);
-        Self {
-            name: Name::Word(access.op),
-            operand,
-            write: access.write,
-        }
+        Self { name: Name::Word(access.op), operand, write: access.write }
     }
 
     fn wide(access: &WideRegisterAccess) -> Self {
         let operand = Operand::Pair(access.rt, access.rt2);
-        Self {
-            name: Name::Wide(access.op),
-            operand,
-            write: access.write,
-        }
+        Self { name: Name::Wide(access.op), operand, write: access.write }
     }
 
     fn read_zero_or_ignore(&self, context: &mut VcpuContext) {
@@ -144,11 +136,7 @@ pub fn cp14(context: &mut VcpuContext, access: &RegisterAccess, length: Instruct
 }
 
 /// Emulates an MRRC or MCRR to CP14 whose condition holds.
-pub fn cp14_wide(
-    context: &mut VcpuContext,
-    access: &WideRegisterAccess,
-    length: InstructionLength,
-) {
+pub fn cp14_wide(context: &mut VcpuContext, access: &WideRegisterAccess, length: InstructionLength) {
     Transfer::wide(access).read_zero_or_ignore(context);
     guest_registers::skip_instruction(context, length);
 }
@@ -172,15 +160,9 @@ fn emulate(
 }
 
 /// Does what the register's row says. `None`: the access is undefined, and nothing was done.
-fn carry_out(
-    registers: &mut Registers<'_>,
-    transfer: &Transfer,
-    now: impl FnOnce() -> u64,
-) -> Option<Outcome> {
+fn carry_out(registers: &mut Registers<'_>, transfer: &Transfer, now: impl FnOnce() -> u64) -> Option<Outcome> {
     let row = registers::find(transfer.name)?;
-    if guest_registers::mode(registers.context).is_user()
-        && !user_may(row.access, transfer.write, registers.context)
-    {
+    if guest_registers::mode(registers.context).is_user() && !user_may(row.access, transfer.write, registers.context) {
         return None;
     }
     let Transfer { operand, write, .. } = *transfer;
@@ -196,8 +178,7 @@ fn carry_out(
         }
         (Access::WriteIgnored, true) => {}
         (Access::ZeroOnA12AndA17, _) if !is_a12_or_a17(registers.context) => return None,
-        (Access::Zero | Access::ZeroUserReads | Access::ZeroOnA12AndA17, _)
-        | (Access::ZeroReadOnly, false) => {
+        (Access::Zero | Access::ZeroUserReads | Access::ZeroOnA12AndA17, _) | (Access::ZeroReadOnly, false) => {
             transfer.read_zero_or_ignore(registers.context);
         }
         (Access::SetWay, true) => return Some(set_way(registers.context)),
@@ -228,18 +209,11 @@ fn user_may(access: Access, write: bool, context: &VcpuContext) -> bool {
 }
 
 fn is_a12_or_a17(context: &VcpuContext) -> bool {
-    matches!(
-        Midr::new(context.control.midr).core(),
-        Core::CortexA12 | Core::CortexA17
-    )
+    matches!(Midr::new(context.control.midr).core(), Core::CortexA12 | Core::CortexA17)
 }
 
 /// Writes a register that HCR.TVM traps.
-fn write_virtual_memory(
-    registers: &mut Registers<'_>,
-    transfer: &Transfer,
-    place: Place,
-) -> Outcome {
+fn write_virtual_memory(registers: &mut Registers<'_>, transfer: &Transfer, place: Place) -> Outcome {
     let before = caches_are_on(registers.context);
     let value = transfer.operand.load(registers.context);
     (place.set)(registers, value);

@@ -16,10 +16,7 @@ const ORIGINAL: &str = include_str!("original.txt");
 
 fn original() -> Vec<(u64, u64)> {
     let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
-    let pair = |line: &'static str| {
-        line.split_once(' ')
-            .map(|(id, value)| (number(id), number(value)))
-    };
+    let pair = |line: &'static str| line.split_once(' ').map(|(id, value)| (number(id), number(value)));
     ORIGINAL.lines().map(|line| pair(line).unwrap()).collect()
 }
 
@@ -37,22 +34,11 @@ pub fn cortex_a15() -> IdRegisters {
         id_dfr0: 0x0200_0505,
         id_afr0: 0,
         id_mmfr: [0x1020_1105, 0x2000_0000, 0x0124_0000, 0x0210_2211],
-        id_isar: [
-            0x0210_1110,
-            0x1311_2111,
-            0x2123_2041,
-            0x1111_2131,
-            0x1001_1142,
-            0,
-        ],
+        id_isar: [0x0210_1110, 0x1311_2111, 0x2123_2041, 0x1111_2131, 0x1001_1142, 0],
         clidr: 0x0a20_0023,
         aidr: 0,
         ccsidr,
-        vfp: Some(VfpIds {
-            fpsid: 0x4104_30f0,
-            mvfr0: 0x1011_0222,
-            mvfr1: 0x1111_1111,
-        }),
+        vfp: Some(VfpIds { fpsid: 0x4104_30f0, mvfr0: 0x1011_0222, mvfr1: 0x1111_1111 }),
         mpidr: 0x8000_0003,
         actlr: 0x40,
         l2ctlr: 0x0380_0000,
@@ -86,47 +72,24 @@ impl Vcpu {
             psci_0_2: true,
             now: 0x85f46,
         };
-        reset::reset(
-            &mut vcpu.registers(),
-            &id,
-            reset::Place { vcpu: 0, vcpus: 1 },
-        );
+        reset::reset(&mut vcpu.registers(), &id, reset::Place { vcpu: 0, vcpus: 1 });
         vcpu
     }
 
     fn registers(&mut self) -> Registers<'_> {
-        let Self {
-            context,
-            emulated,
-            physical_timer,
-            ..
-        } = self;
-        Registers {
-            context,
-            emulated,
-            physical_timer,
-        }
+        let Self { context, emulated, physical_timer, .. } = self;
+        Registers { context, emulated, physical_timer }
     }
 
     fn get(&mut self, id: u64) -> Result<u64, Error> {
         let (ids, firmware) = (self.id, self.firmware);
-        let around = Surroundings {
-            id: &ids,
-            firmware: &firmware,
-            psci_0_2: self.psci_0_2,
-            now: self.now,
-        };
+        let around = Surroundings { id: &ids, firmware: &firmware, psci_0_2: self.psci_0_2, now: self.now };
         find(id, &ids).and_then(|register| get(&mut self.registers(), &around, register))
     }
 
     fn set(&mut self, id: u64, value: u64) -> Result<Effect, Error> {
         let (ids, firmware) = (self.id, self.firmware);
-        let around = Surroundings {
-            id: &ids,
-            firmware: &firmware,
-            psci_0_2: self.psci_0_2,
-            now: self.now,
-        };
+        let around = Surroundings { id: &ids, firmware: &firmware, psci_0_2: self.psci_0_2, now: self.now };
         find(id, &ids).and_then(|register| set(&mut self.registers(), &around, register, value))
     }
 }
@@ -140,10 +103,7 @@ fn a_client_sees_the_registers_and_reset_values_of_the_original() {
     let mut vcpu = Vcpu::new(cortex_a15());
     for (id, value) in original {
         assert_eq!(vcpu.get(id), Ok(value), "register {id:x}");
-        assert_eq!(
-            find(id, &vcpu.id).unwrap().size(),
-            if id >> 52 & 15 == 3 { 8 } else { 4 }
-        );
+        assert_eq!(find(id, &vcpu.id).unwrap().size(), if id >> 52 & 15 == 3 { 8 } else { 4 });
     }
 }
 
@@ -175,30 +135,17 @@ fn a_saved_vcpu_is_restored_into_another() {
 fn core_registers_are_all_different() {
     let mut vcpu = Vcpu::new(cortex_a15());
     let value = |index: u16| {
-        if index == core_index::CPSR {
-            0x1f
-        } else {
-            0x100 + u64::from(index)
-        }
+        if index == core_index::CPSR { 0x1f } else { 0x100 + u64::from(index) }
     };
     for index in 0..core_index::COUNT {
-        assert_eq!(
-            vcpu.set(uapi::core_reg(index), value(index)),
-            Ok(Effect::None)
-        );
+        assert_eq!(vcpu.set(uapi::core_reg(index), value(index)), Ok(Effect::None));
     }
     for index in 0..core_index::COUNT {
         assert_eq!(vcpu.get(uapi::core_reg(index)), Ok(value(index)), "{index}");
     }
     let VcpuContext { r, pc, banks, .. } = vcpu.context;
-    assert_eq!(
-        (r[0], r[12], banks.sp_usr, r[13], pc),
-        (0x100, 0x10c, 0x10d, 0x10e, 0x10f)
-    );
-    assert_eq!(
-        (banks.svc.sp, banks.abt.lr, banks.und.spsr, banks.irq.sp),
-        (0x112, 0x116, 0x11a, 0x11b)
-    );
+    assert_eq!((r[0], r[12], banks.sp_usr, r[13], pc), (0x100, 0x10c, 0x10d, 0x10e, 0x10f));
+    assert_eq!((banks.svc.sp, banks.abt.lr, banks.und.spsr, banks.irq.sp), (0x112, 0x116, 0x11a, 0x11b));
     assert_eq!(
         (banks.fiq_r, banks.fiq.sp, banks.fiq.lr, banks.fiq.spsr),
         ([0x11e, 0x11f, 0x120, 0x121, 0x122], 0x123, 0x124, 0x125)
@@ -209,36 +156,18 @@ fn core_registers_are_all_different() {
 fn no_process_gets_a_vcpu_into_hyp_or_monitor_mode() {
     let mut vcpu = Vcpu::new(cortex_a15());
     let cpsr = uapi::core_reg(core_index::CPSR);
-    let accepted: Vec<u64> = (0..32)
-        .filter(|mode| vcpu.set(cpsr, *mode).is_ok())
-        .collect();
+    let accepted: Vec<u64> = (0..32).filter(|mode| vcpu.set(cpsr, *mode).is_ok()).collect();
     assert_eq!(accepted, [0x10, 0x11, 0x12, 0x13, 0x17, 0x1b, 0x1f]);
-    assert_eq!(
-        vcpu.set(cpsr, 0x0100_0013),
-        Err(Error::Invalid),
-        "Jazelle state"
-    );
-    assert_eq!(
-        vcpu.set(cpsr, 0x0100_0033),
-        Ok(Effect::None),
-        "ThumbEE state"
-    );
+    assert_eq!(vcpu.set(cpsr, 0x0100_0013), Err(Error::Invalid), "Jazelle state");
+    assert_eq!(vcpu.set(cpsr, 0x0100_0033), Ok(Effect::None), "ThumbEE state");
     vcpu.set(cpsr, 0x0100_001a).unwrap_err();
-    assert_eq!(
-        vcpu.get(cpsr),
-        Ok(0x0100_0033),
-        "a refused value changes nothing"
-    );
+    assert_eq!(vcpu.get(cpsr), Ok(0x0100_0033), "a refused value changes nothing");
 }
 
 #[test]
 fn identification_takes_only_what_it_holds() {
     let mut vcpu = Vcpu::new(cortex_a15());
-    let vfp = [
-        uapi::KVM_REG_ARM_VFP_FPSID,
-        uapi::KVM_REG_ARM_VFP_MVFR0,
-        uapi::KVM_REG_ARM_VFP_MVFR1,
-    ];
+    let vfp = [uapi::KVM_REG_ARM_VFP_FPSID, uapi::KVM_REG_ARM_VFP_MVFR0, uapi::KVM_REG_ARM_VFP_MVFR1];
     let invariant = id_registers::TABLE.iter().map(|(name, _)| name.id());
     for id in invariant.chain(vfp).chain((0..3).map(uapi::ccsidr)) {
         let value = vcpu.get(id).unwrap();
@@ -266,32 +195,13 @@ fn strangers_are_not_found() {
         assert_eq!(vcpu.get(id), Err(Error::NotFound), "{id:x}");
         assert_eq!(vcpu.set(id, 0), Err(Error::NotFound), "{id:x}");
     }
-    assert_eq!(
-        vcpu.get(0x6030_0000_0010_0000),
-        Err(Error::Invalid),
-        "64-bit Arm"
-    );
+    assert_eq!(vcpu.get(0x6030_0000_0010_0000), Err(Error::Invalid), "64-bit Arm");
 
-    let narrow = VfpIds {
-        mvfr0: 0x1011_0221,
-        ..cortex_a15().vfp.unwrap()
-    };
-    let mut sixteen = Vcpu::new(IdRegisters {
-        vfp: Some(narrow),
-        ..cortex_a15()
-    });
-    assert_eq!(
-        (
-            sixteen.get(uapi::vfp_double(15)),
-            sixteen.get(uapi::vfp_double(16))
-        ),
-        (Ok(0), Err(Error::NotFound))
-    );
+    let narrow = VfpIds { mvfr0: 0x1011_0221, ..cortex_a15().vfp.unwrap() };
+    let mut sixteen = Vcpu::new(IdRegisters { vfp: Some(narrow), ..cortex_a15() });
+    assert_eq!((sixteen.get(uapi::vfp_double(15)), sixteen.get(uapi::vfp_double(16))), (Ok(0), Err(Error::NotFound)));
     assert_eq!(list(&sixteen.id).count(), 120);
-    let mut none = Vcpu::new(IdRegisters {
-        vfp: None,
-        ..cortex_a15()
-    });
+    let mut none = Vcpu::new(IdRegisters { vfp: None, ..cortex_a15() });
     assert_eq!(none.get(uapi::KVM_REG_ARM_VFP_FPSCR), Err(Error::NotFound));
     assert_eq!((list(&none.id).count(), none.context.control.vfp), (97, 0));
 }
@@ -300,25 +210,13 @@ fn strangers_are_not_found() {
 fn the_virtual_count_is_set_by_its_offset() {
     let mut vcpu = Vcpu::new(cortex_a15());
     vcpu.now = 1_000;
-    assert_eq!(
-        vcpu.set(uapi::KVM_REG_ARM_TIMER_CNT, 400),
-        Ok(Effect::CounterOffset(600))
-    );
-    assert_eq!(
-        vcpu.set(uapi::KVM_REG_ARM_TIMER_CVAL, 450),
-        Ok(Effect::VirtualTimer)
-    );
-    assert_eq!(
-        vcpu.set(uapi::KVM_REG_ARM_TIMER_CTL, 0xffff_ffff),
-        Ok(Effect::VirtualTimer)
-    );
+    assert_eq!(vcpu.set(uapi::KVM_REG_ARM_TIMER_CNT, 400), Ok(Effect::CounterOffset(600)));
+    assert_eq!(vcpu.set(uapi::KVM_REG_ARM_TIMER_CVAL, 450), Ok(Effect::VirtualTimer));
+    assert_eq!(vcpu.set(uapi::KVM_REG_ARM_TIMER_CTL, 0xffff_ffff), Ok(Effect::VirtualTimer));
     for (now, count, control) in [(1_049, 449, 3), (1_050, 450, 7)] {
         vcpu.now = now;
         assert_eq!(
-            (
-                vcpu.get(uapi::KVM_REG_ARM_TIMER_CNT),
-                vcpu.get(uapi::KVM_REG_ARM_TIMER_CTL)
-            ),
+            (vcpu.get(uapi::KVM_REG_ARM_TIMER_CNT), vcpu.get(uapi::KVM_REG_ARM_TIMER_CTL)),
             (Ok(count), Ok(control))
         );
     }
@@ -341,15 +239,9 @@ fn psci_versions_follow_the_feature() {
         assert_eq!(vcpu.set(id, raw), expected, "{raw:#x} {feature}");
     }
     vcpu.firmware.branch_hardening = BranchHardening::Available;
-    let levels = [0, 1, 2].map(|level| {
-        vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_1, level)
-            .is_ok()
-    });
+    let levels = [0, 1, 2].map(|level| vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_1, level).is_ok());
     assert_eq!(levels, [true, true, false]);
-    let levels = [0, 1, 2, 3, 1 << 4].map(|level| {
-        vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2, level)
-            .is_ok()
-    });
+    let levels = [0, 1, 2, 3, 1 << 4].map(|level| vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2, level).is_ok());
     assert_eq!(levels, [true, true, false, false, false]);
 }
 
@@ -359,11 +251,7 @@ fn a_restored_guest_with_caches_on_is_not_trapped() {
     let sctlr = uapi::cp15_32(0, 1, 0, 0);
     let trapped = |vcpu: &Vcpu| vcpu.context.control.hcr & Hcr::TVM.bits() != 0;
     assert!(trapped(&vcpu));
-    for (value, expected) in [
-        (0x00c5_0079, true),
-        (0x00c5_007d, false),
-        (0x00c5_007c, true),
-    ] {
+    for (value, expected) in [(0x00c5_0079, true), (0x00c5_007d, false), (0x00c5_007c, true)] {
         assert_eq!(vcpu.set(sctlr, value), Ok(Effect::None));
         assert_eq!(trapped(&vcpu), expected, "{value:#x}");
     }
