@@ -269,6 +269,8 @@ pub fn unshare(page: &LowmemPage) {
 }
 
 /// Prints the panic that this CPU's Hyp mode has recorded.
+#[cold]
+#[inline(never)]
 fn print_panic(hyp: &HypMode, cpu: u32) {
     let Some(slot) = hyp.slot(cpu) else { return };
     // SAFETY: the data page begins with the record; Hyp mode writes it on this CPU only, which is here instead.
