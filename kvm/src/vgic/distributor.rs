@@ -190,7 +190,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                 let active = register == Register::SetActive;
                 let on = if private { vcpu } else { self.home_of(vcpu, intid) };
                 if let Some(interrupt) = self.interrupt_mut(vcpu, intid)
-                    && interrupt.reads_active() != active
+                    && interrupt.needs_order(active)
                 {
                     interrupt.order_active(active, on as u8);
                     return self.settle(vcpu, intid);

@@ -111,6 +111,11 @@ impl Interrupt {
         self.loaded.and_then(|loaded| loaded.active).unwrap_or(self.active)
     }
 
+    /// Whether [`Self::order_active`] would change something, as far as is known: what is loaded may be either by now.
+    pub(super) fn needs_order(&self, active: bool) -> bool {
+        self.loaded.is_some() || self.active != active
+    }
+
     /// Makes it active on vCPU `on`, or inactive: at once, or when the vCPU that has it loaded comes out.
     pub(super) fn order_active(&mut self, active: bool, on: u8) {
         match &mut self.loaded {

@@ -181,9 +181,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Puts one interrupt into the next list register.
     fn load(&mut self, vcpu: usize, intid: u32, may_be_both: bool, cpu: &mut CpuInterface) {
         let Some(interrupt) = self.interrupt(vcpu, intid) else { return };
-        // Another acknowledgement after the one under way is wanted, and from here.
-        let again = Interrupt { active: false, ..*interrupt };
-        let again = interrupt.active && self.deliverable(&again, vcpu);
+        // After the end of the handler under way it is to be signalled again: here, or to another vCPU.
+        let ended = Interrupt { active: false, ..*interrupt };
+        let again = interrupt.active && ended.signalled();
+        let again_here = interrupt.active && self.deliverable(&ended, vcpu);
         let is_sgi = (intid as usize) < SGIS;
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return };
 
@@ -201,7 +202,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             };
             lr = lr.with_source(source);
             let this = 1 << source;
-            if !interrupt.active || (again && may_be_both && interrupt.sources == this) {
+            if !interrupt.active || (again_here && may_be_both && interrupt.sources == this) {
                 lr = lr.with_pending(true);
                 latch = true;
                 interrupt.sources &= !this;
@@ -210,7 +211,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         } else if !interrupt.active {
             latch = core::mem::take(&mut interrupt.latch);
             notice = !interrupt.edge;
-        } else if again && interrupt.edge && interrupt.hardware.is_none() && may_be_both {
+        } else if again_here && interrupt.edge && interrupt.hardware.is_none() && may_be_both {
             lr = lr.with_pending(true);
             latch = core::mem::take(&mut interrupt.latch);
         } else {

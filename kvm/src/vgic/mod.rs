@@ -34,6 +34,8 @@ mod equivalence_tests;
 #[cfg(test)]
 mod hardware;
 #[cfg(test)]
+mod machine;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod register_tests;
@@ -239,7 +241,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let intid = value & 0x3ff;
         let mut exit = Exit::default();
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return exit };
-        if interrupt.reads_active() {
+        if interrupt.needs_order(false) {
             let level = !interrupt.edge;
             interrupt.order_active(false, vcpu as u8);
             if level {

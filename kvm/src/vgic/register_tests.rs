@@ -387,3 +387,56 @@ fn entering_twice_loses_nothing() {
     vgic.enter(0, &mut interface);
     assert_eq!(interface, first);
 }
+
+#[test]
+fn the_innermost_handlers_keep_their_list_registers() {
+    let (mut vgic, mut interface) = ready();
+    let _ = vgic.dist_write(0, gicd::ISENABLER + 4, 4, u32::MAX);
+    for intid in 48..54 {
+        let _ = vgic.dist_write(0, gicd::ITARGETSR + intid, 1, 1);
+        let _ = vgic.dist_write(0, gicd::IPRIORITYR + intid, 1, (60 - intid) << 3);
+        let _ = vgic.set_level(0, intid, true);
+        let _ = stay(&mut vgic, 0, &mut interface, |lr| {
+            let last = lr.iter_mut().find(|lr| lr.pending()).expect("the new one is loaded");
+            *last = last.with_pending(false).with_active(true);
+        });
+    }
+    vgic.enter(0, &mut interface);
+    assert_eq!(interface.lr[..interface.used].iter().map(|lr| lr.intid()).collect::<Vec<_>>(), [53, 52, 51, 50]);
+    assert_eq!(interface.hcr, gich::HCR_EN | gich::HCR_LRENPIE);
+}
+
+#[test]
+fn what_waits_for_another_vcpu_behind_a_handler_gives_notice() {
+    let (mut vgic, mut interface) = ready();
+    let _ = vgic.dist_write(0, gicd::ICFGR + 8, 4, 2 << 18);
+    let _ = vgic.set_level(0, 41, true);
+    let _ = stay(&mut vgic, 0, &mut interface, |lr| lr[0] = lr[0].with_pending(false).with_active(true));
+    let _ = vgic.set_level(0, 41, true);
+    let _ = vgic.dist_write(0, gicd::ITARGETSR + 41, 1, 2);
+    let exit = stay(&mut vgic, 0, &mut interface, |lr| {
+        assert_eq!(lr, [ListRegister::new(41, 0).with_active(true).with_eoi_notice()]);
+        lr[0] = lr[0].with_active(false);
+    });
+    assert_eq!((exit.kicks, exit.ended().count()), (Kicks::one(1), 0));
+}
+
+#[test]
+fn an_order_counts_whatever_has_become_of_a_loaded_interrupt() {
+    let (mut vgic, mut interface) = ready();
+    let active = |vgic: &Vgic<_>| vgic.dist_read(0, gicd::ISACTIVER + 4, 4);
+    let _ = vgic.set_level(0, 41, true);
+    // Taken by the guest, which the vGIC does not know yet.
+    vgic.enter(0, &mut interface);
+    interface.lr[0] = interface.lr[0].with_pending(false).with_active(true);
+    assert_eq!(vgic.dist_write(1, gicd::ICACTIVER + 4, 4, 0x200), Kicks::one(0));
+    let _ = vgic.exit(0, &interface);
+    assert_eq!(active(&vgic), 0);
+    // Ended by the guest, likewise.
+    let _ = stay(&mut vgic, 0, &mut interface, |lr| lr[0] = lr[0].with_pending(false).with_active(true));
+    vgic.enter(0, &mut interface);
+    interface.lr[0] = interface.lr[0].with_active(false);
+    assert_eq!(vgic.dist_write(1, gicd::ISACTIVER + 4, 4, 0x200), Kicks::one(0));
+    let _ = vgic.exit(0, &interface);
+    assert_eq!(active(&vgic), 0x200);
+}
