@@ -33,7 +33,7 @@ pub struct RunCommand {
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub guest_cpus: u32,
-    /// More of the guest kernel's command line
+    /// More of the guest kernel's command line (loglevel=7 shows all that it says)
     #[arg(long, default_value = "")]
     pub guest_append: String,
     #[command(flatten)]
