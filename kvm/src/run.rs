@@ -253,18 +253,26 @@ impl<H: Host> Run<'_, H> {
 
     /// WFI: sleeps until there is something to wake up for.
     fn wait(&mut self) -> Next {
+        // It wakes the guest masked or not, and no interrupt controller knows of it (B1.8.14).
+        if inject::async_abort_is_pending(&self.state.context) {
+            return Next::Enter;
+        }
         let host = &self.hypervisor.host;
         let now = host.counter();
         let due = [vtimer::deadline(&self.state.context.timer, now), self.state.physical_timer.deadline(now)];
-        let asserted = self.state.timer_lines;
-        // A timer that is asserted already has told the interrupt controller so; it is not waited for.
-        let due = due.iter().zip(asserted).filter(|(_, asserted)| !asserted).filter_map(|(due, _)| *due).min();
-        self.state.alarm.set(due);
-        let Self { vm, vcpu, number, .. } = self;
+        // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
+        let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
+        let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
+        let Self { vm, vcpu, number, state, .. } = self;
         let wake = vcpu.waiter().wait(|| {
-            due.is_some_and(|due| host.counter() >= due)
-                || vm.with_vgic(|vgic| vgic.has_deliverable(*number)).unwrap_or(true)
-                || vcpu.power().off
+            let ready = due.is_some_and(|due| host.counter() >= due)
+                || vm.with_vgic(|vgic| vgic.has_deliverable(*number)).unwrap_or(false)
+                || vcpu.power().off;
+            if !ready {
+                // Each time: it may have woken us a little too early.
+                state.alarm.set(due);
+            }
+            ready
         });
         match wake {
             Wake::Ready => Next::Enter,

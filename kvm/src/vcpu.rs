@@ -16,6 +16,7 @@ use crate::psci::PowerOn;
 use crate::stage2::TableCache;
 use crate::vgic::CpuInterface;
 use crate::vtimer::PhysicalTimer;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether a vCPU is on, and how it is to start if it just was turned on.
@@ -115,25 +116,27 @@ impl<H: Host> VcpuState<H> {
 }
 
 /// A timer and what it is set to.
+///
+/// The host's timers follow a clock that may be slewed against the counter, so that one can fire a little before its count is
+/// reached. Who waits for the count looks at the counter, and sets the alarm anew if there is time left.
 pub struct Alarm<H: Host> {
     timer: H::WakeTimer,
-    set: Option<u64>,
+    is_set: Cell<bool>,
 }
 
 impl<H: Host> Alarm<H> {
     /// One for the vCPU whose thread sleeps at `waiter`. May sleep.
     pub fn new(host: &H, waiter: &H::Waiter) -> Result<Self, OutOfMemory> {
-        Ok(Self { timer: host.wake_timer(waiter)?, set: None })
+        Ok(Self { timer: host.wake_timer(waiter)?, is_set: Cell::new(false) })
     }
 
-    /// Sets it to a count of the host, or off. Does nothing if it is set so.
-    pub fn set(&mut self, count: Option<u64>) {
-        if self.set != count {
-            match count {
-                Some(count) => self.timer.arm(count),
-                None => self.timer.cancel(),
-            }
-            self.set = count;
+    /// Sets it to a count of the host, or off. Never sleeps.
+    pub fn set(&self, count: Option<u64>) {
+        match count {
+            Some(count) => self.timer.arm(count),
+            None if self.is_set.get() => self.timer.cancel(),
+            None => {}
         }
+        self.is_set.set(count.is_some());
     }
 }
