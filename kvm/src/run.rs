@@ -98,7 +98,9 @@ impl<H: Host> Run<'_, H> {
             if !self.is_on() {
                 return Return::Interrupted;
             }
-            self.hypervisor.vmids.assign(self.vm.memory.vmid());
+            if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
+                self.hypervisor.vmids.assign(self.vm.memory.vmid());
+            }
             let Some(code) = self.stay() else { continue };
             if let Next::Leave(result) = self.handle(code) {
                 return result;
@@ -130,7 +132,10 @@ impl<H: Host> Run<'_, H> {
         host.interrupts_off();
         self.vcpu.set_in_guest(true);
         let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
-        let vttbr = self.vm.memory.vttbr().filter(|_| current && !host.must_stop() && !self.vcpu.power().off);
+        // What `is_on` saw may have changed: off, or off and on again, to start elsewhere.
+        let power = *self.vcpu.power();
+        let may_enter = current && !host.must_stop() && !power.off && power.start.is_none();
+        let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
         let Some(vttbr) = vttbr else {
             self.vcpu.set_in_guest(false);
             host.interrupts_on();
