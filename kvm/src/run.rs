@@ -181,11 +181,13 @@ impl<H: Host> Run<'_, H> {
             vgic.enter(number, interface);
             in_flight
         });
-        let Some(in_flight) = in_flight else { return };
-        // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted.
-        let forwarded = self.hypervisor.hardware.timer_interrupt.is_some();
-        host.hold_timer_interrupt(if forwarded { in_flight } else { self.state.timer_lines[0] });
-        host.load_cpu_interface(&self.state.cpu_interface);
+        // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted. Else it
+        // would end each stay before the first instruction.
+        let forwarded = in_flight.filter(|_| self.hypervisor.hardware.timer_interrupt.is_some());
+        host.hold_timer_interrupt(forwarded.unwrap_or(self.state.timer_lines[0]));
+        if in_flight.is_some() {
+            host.load_cpu_interface(&self.state.cpu_interface);
+        }
     }
 
     /// The same on the way out. Interrupts are off.
