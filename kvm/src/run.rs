@@ -246,9 +246,14 @@ impl<H: Host> Run<'_, H> {
             Trap::Cp14Wide(access) => trap::cp14_wide(context, &access, length),
             Trap::Hvc { .. } => return self.hypercall(),
             Trap::Smc => psci::refuse_smc(context),
-            Trap::PrefetchAbort(abort) => return self.abort(abort.fault, Access::Execute, None, length),
+            // A walk of the guest's own tables reads them, whatever it was made for.
+            Trap::PrefetchAbort(abort) => {
+                let access = if abort.stage1_walk { Access::Read } else { Access::Execute };
+                return self.abort(abort.fault, access, None, length);
+            }
             Trap::DataAbort(abort) => {
-                let access = if abort.write && !abort.cache_maintenance { Access::Write } else { Access::Read };
+                let writes = abort.write && !abort.cache_maintenance && !abort.stage1_walk;
+                let access = if writes { Access::Write } else { Access::Read };
                 return self.abort(abort.fault, access, Some(abort), length);
             }
             // With an asynchronous abort pending the world switch leaves the exchange for the next time.
@@ -363,12 +368,11 @@ impl<H: Host> Run<'_, H> {
                 return Next::Enter;
             }
             // Memory itself failed the guest: it hears of it as if it had no hypervisor.
-            _ if access == Access::Execute => {
-                inject::prefetch_abort(context, far, FaultStatus::SyncExternal);
-                return Next::Enter;
-            }
             _ => {
-                inject::data_abort(context, far, access == Access::Write, FaultStatus::SyncExternal);
+                match data {
+                    Some(abort) => inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal),
+                    None => inject::prefetch_abort(context, far, FaultStatus::SyncExternal),
+                }
                 return Next::Enter;
             }
         }
@@ -378,6 +382,11 @@ impl<H: Host> Run<'_, H> {
             Err(Unresolved::Interrupted) => return Next::Leave(Return::Interrupted),
             Err(error) => return Next::Leave(Return::Unresolved(error)),
         }
+        let Some(abort) = data else {
+            // No device is executed from, ours included.
+            inject::prefetch_abort(&mut self.state.context, far, FaultStatus::SyncExternal);
+            return Next::Enter;
+        };
         let hit = self.vm.hit(self.hypervisor, ipa);
         if let Hit::CpuInterface(page) = hit {
             return match self.vm.memory.map_device(ipa, page, &mut self.state.cache) {
@@ -386,10 +395,6 @@ impl<H: Host> Run<'_, H> {
             };
         }
         let context = &mut *self.state.context;
-        let Some(abort) = data else {
-            inject::prefetch_abort(context, far, FaultStatus::SyncExternal);
-            return Next::Enter;
-        };
         match mmio::decode(context, &abort, ipa, length) {
             Decoded::Access(access) => self.device(access, hit),
             Decoded::CacheMaintenance => {
