@@ -12,6 +12,7 @@ use crate::psci::{BranchHardening, Firmware, StoreBypass, Version};
 use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Invalid, Kicks, Vgic};
 use crate::vmid::{LastRan, Vmids};
+use crate::vtimer;
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::core_id::{BranchPredictor, Midr};
 use arch::gic::MAX_CPUS;
@@ -61,6 +62,8 @@ type VmVgic<H> = Vgic<<H as Host>::Array<Interrupt>>;
 struct Irqchip<H: Host> {
     /// The process asked for one.
     wanted: bool,
+    /// A vCPU ran without one.
+    refused: bool,
     /// How many interrupts it said, if it did.
     nr_irqs: Option<usize>,
     dist: Option<Ipa>,
@@ -144,7 +147,7 @@ impl<H: Host> Vm<H> {
         if vcpus.iter().any(Option::is_none) {
             return Err(OutOfMemory);
         }
-        let irqchip = Irqchip { wanted: false, nr_irqs: None, dist: None, cpu: None, vgic: None };
+        let irqchip = Irqchip { wanted: false, refused: false, nr_irqs: None, dist: None, cpu: None, vgic: None };
         Ok(Self {
             memory: GuestMemory::new(host.clone(), user_end)?,
             last_ran: LastRan::new(host)?,
@@ -183,9 +186,13 @@ impl<H: Host> Vm<H> {
         self.vcpus.get(number)?.as_ref()
     }
 
-    /// Creates a vCPU. False: it exists, or there is no such number.
+    /// Creates a vCPU. False: it exists, or there is no such number, or it is too late ([`Self::takes_vcpus`]).
     pub fn create_vcpu(&self, number: usize) -> bool {
-        number < MAX_CPUS && self.created.fetch_or(1 << number, Ordering::AcqRel) >> number & 1 == 0
+        // Held so that nobody makes the interrupt controller for fewer meanwhile.
+        let irqchip = self.irqchip.lock();
+        number < MAX_CPUS
+            && irqchip.vgic.is_none()
+            && self.created.fetch_or(1 << number, Ordering::AcqRel) >> number & 1 == 0
     }
 
     /// Undoes [`Self::create_vcpu`] for one that nobody got to see.
@@ -212,6 +219,9 @@ impl<H: Host> Vm<H> {
         let mut irqchip = self.irqchip.lock();
         if irqchip.wanted {
             return Err(IrqchipError::Exists);
+        }
+        if irqchip.refused {
+            return Err(IrqchipError::Busy);
         }
         irqchip.wanted = true;
         Ok(())
@@ -249,11 +259,11 @@ impl<H: Host> Vm<H> {
         if !irqchip.wanted {
             return Err(IrqchipError::Missing);
         }
+        let fits = |_: &Ipa| address.checked_add(size).and_then(|end| Ipa::checked(end - 1)).is_some();
+        let at = Ipa::checked(address).filter(fits).ok_or(IrqchipError::OutOfRange)?;
         if !address.is_multiple_of(DIST_SIZE) {
             return Err(IrqchipError::Unaligned);
         }
-        let at = Ipa::checked(address).filter(|_| address.checked_add(size).is_some_and(|end| end >> 40 == 0));
-        let at = at.ok_or(IrqchipError::OutOfRange)?;
         let (own, other, other_size) = match region {
             Region::Distributor => (irqchip.dist, irqchip.cpu, CPU_SIZE),
             Region::CpuInterface => (irqchip.cpu, irqchip.dist, DIST_SIZE),
@@ -292,18 +302,41 @@ impl<H: Host> Vm<H> {
 
     /// Makes the interrupt controller, for the vCPUs that there are, if that was not done. May sleep.
     pub fn initialise_irqchip(&self, hypervisor: &Hypervisor<H>) -> Result<(), IrqchipError> {
-        let nr_irqs = {
-            let irqchip = self.irqchip.lock();
-            if !irqchip.wanted {
-                return Err(IrqchipError::Missing);
-            }
-            if irqchip.vgic.is_some() {
+        loop {
+            let (vcpus, nr_irqs) = {
+                let irqchip = self.irqchip.lock();
+                if !irqchip.wanted {
+                    return Err(IrqchipError::Missing);
+                }
+                if irqchip.vgic.is_some() {
+                    return Ok(());
+                }
+                (self.gic_cpus(), irqchip.nr_irqs.unwrap_or(DEFAULT_IRQS))
+            };
+            let vgic = Self::make_vgic(hypervisor, vcpus, nr_irqs)?;
+            let mut irqchip = self.irqchip.lock();
+            // While it was made, somebody else may have been faster, or created a vCPU or set the number of interrupts.
+            let still_fits = self.gic_cpus() == vcpus && irqchip.nr_irqs.unwrap_or(DEFAULT_IRQS) == nr_irqs;
+            if irqchip.vgic.is_none() && still_fits {
+                irqchip.nr_irqs = Some(nr_irqs);
+                irqchip.vgic = Some(vgic);
                 return Ok(());
             }
-            irqchip.nr_irqs.unwrap_or(DEFAULT_IRQS)
-        };
-        // The highest vCPU number counts, not how many there are: the numbers are the GIC's CPU numbers.
-        let vcpus = (u32::BITS - self.created.load(Ordering::Acquire).leading_zeros()) as usize;
+        }
+    }
+
+    /// How many CPUs the interrupt controller has: the highest vCPU number counts, not how many vCPUs there are, as the numbers
+    /// are the GIC's CPU numbers.
+    fn gic_cpus(&self) -> usize {
+        (u32::BITS - self.created.load(Ordering::Acquire).leading_zeros()) as usize
+    }
+
+    /// An interrupt controller on the heap. May sleep.
+    fn make_vgic(
+        hypervisor: &Hypervisor<H>,
+        vcpus: usize,
+        nr_irqs: usize,
+    ) -> Result<H::Array<Option<VmVgic<H>>>, IrqchipError> {
         if vcpus == 0 {
             return Err(IrqchipError::Incomplete);
         }
@@ -312,24 +345,19 @@ impl<H: Host> Vm<H> {
         let mut made = made.map_err(|_| IrqchipError::Invalid)?;
         if let Some(physical) = hypervisor.hardware.timer_interrupt {
             for vcpu in 0..vcpus {
-                made.map_hw(vcpu, crate::vtimer::VIRTUAL_PPI, physical).map_err(|_| IrqchipError::Invalid)?;
+                made.map_hw(vcpu, vtimer::VIRTUAL_PPI, physical).map_err(|_| IrqchipError::Invalid)?;
             }
         }
         let mut made = Some(made);
-        let vgic = hypervisor.host.array(made.iter().len(), |_| made.take())?;
-        let mut irqchip = self.irqchip.lock();
-        if irqchip.vgic.is_none() {
-            irqchip.nr_irqs = Some(nr_irqs);
-            irqchip.vgic = Some(vgic);
-        }
-        Ok(())
+        Ok(hypervisor.host.array(1, |_| made.take())?)
     }
 
     /// What has to be there before a vCPU runs: an interrupt controller that was asked for has its addresses and is made.
     pub fn prepare_to_run(&self, hypervisor: &Hypervisor<H>) -> Result<(), IrqchipError> {
         {
-            let irqchip = self.irqchip.lock();
-            if !irqchip.wanted || (irqchip.vgic.is_some() && irqchip.dist.is_some() && irqchip.cpu.is_some()) {
+            let mut irqchip = self.irqchip.lock();
+            if !irqchip.wanted {
+                irqchip.refused = true;
                 return Ok(());
             }
             if irqchip.dist.is_none() || irqchip.cpu.is_none() {
@@ -383,8 +411,11 @@ impl<H: Host> Vm<H> {
         self.counter_offset.store(offset, Ordering::Relaxed);
     }
 
-    /// Drives an interrupt line. `vcpu` says whose, if it is private.
+    /// Drives an interrupt line. `vcpu` says whose, if it is private. The lines of the timers are their own.
     pub fn set_line(&self, vcpu: usize, intid: u32, level: bool) -> Result<(), Invalid> {
+        if matches!(intid, vtimer::VIRTUAL_PPI | vtimer::PHYSICAL_PPI) {
+            return Err(Invalid::Interrupt);
+        }
         let kicks = self.with_vgic(|vgic| vgic.set_level(vcpu, intid, level)).unwrap_or(Err(Invalid::Interrupt))?;
         self.kick(kicks);
         Ok(())
