@@ -118,9 +118,10 @@ const IMPLEMENTER: u32 = 0x4b00_243b;
 
 impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Whether an access to the distributor at this offset is about state that may be in the list registers of *other* vCPUs:
-    /// pending and active state of SPIs. For an exact answer the caller makes the VM's vCPUs leave the guest, and keeps them
-    /// out until the access is done. Without that, reads tell what was known at the last exit, and writes take effect when
-    /// the vCPU comes out, which the kick sees to.
+    /// pending and active state of SPIs. For an exact answer the caller makes the VM's vCPUs leave the guest, and be taken in
+    /// by [`Self::exit`], before it emulates the access; they may enter again at once, for what they brought out is the state
+    /// at a moment within the access. Without that, reads tell what was known at an earlier exit. Writes take effect when the
+    /// vCPU comes out in either case, which the kick sees to.
     ///
     /// A guest that waits for another CPU's handler to end (Linux, in `synchronize_irq`) needs the exact answer.
     pub fn needs_others_out(offset: u32) -> bool {
