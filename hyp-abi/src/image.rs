@@ -78,7 +78,7 @@ pub enum Call {
     EnterGuest = 0,
     /// `(vttbr: u64)`: drops every CPU's TLB entries of the VMID.
     FlushVmid = 1,
-    /// `(vttbr: u64)`: drops this CPU's TLB entries and instruction cache lines of the VMID.
+    /// `(vttbr: u64)`: drops this CPU's TLB entries of the VMID.
     FlushVmidLocal = 2,
     /// `()`: drops every CPU's stage-1 and stage-2 entries of every VMID, and instruction caches.
     FlushAll = 3,

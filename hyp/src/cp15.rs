@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The CP15 registers of the PL1&0 regime: one list, saved and loaded alike.
 //!
-//! TTBCR is not in the lists: it is what allows table walks, and so is written first and last ([`crate::tlb::WalksOff`]). With
+//! TTBCR is not in the lists: it is what allows table walks, and so is written first and last ([`crate::tlb::forbid_walks`]). With
 //! walks off the order of the others does not matter, CONTEXTIDR against TTBR0 included (B3.10.4). SCTLR takes effect at the
 //! return from Hyp mode, which synchronises (B3.15.5): Hyp mode itself runs by HSCTLR.
 //!

@@ -18,12 +18,12 @@ pub struct Fault {
     pub hpfar: u32,
 }
 
-/// TTBCR.EAE: the long-descriptor format, which also decides PAR's.
-const EAE: u32 = 1 << 31;
+/// PAR.LPAE: the register is in its 64-bit format. Translations from Hyp mode are; a bit of the register says so itself.
+const LPAE: u64 = 1 << 11;
 
 /// The addresses of the abort in `hsr`. `None`: they cannot be resolved; run the guest again. The guest's stage 1 and stage 2 are
 /// still in the registers, with walks on.
-pub fn resolve(trap: &Trap, guest_ttbcr: u32) -> Option<Fault> {
+pub fn resolve(trap: &Trap) -> Option<Fault> {
     let (far, fault, on_walk) = match trap {
         Trap::DataAbort(abort) => (hdfar::read(), abort.fault, abort.stage1_walk),
         Trap::PrefetchAbort(abort) => (hifar::read(), abort.fault, abort.stage1_walk),
@@ -41,15 +41,15 @@ pub fn resolve(trap: &Trap, guest_ttbcr: u32) -> Option<Fault> {
         par::write(kept);
         translated
     };
-    ipa_of(translated, far, guest_ttbcr & EAE != 0).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
+    ipa_of(translated, far).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
 }
 
 /// What PAR says (B4.1.112), as a page-aligned IPA.
-fn ipa_of(par: u64, far: u32, long: bool) -> Option<u64> {
+fn ipa_of(par: u64, far: u32) -> Option<u64> {
     if par & 1 != 0 {
         return None;
     }
-    if long {
+    if par & LPAE != 0 {
         return Some(par & 0xff_ffff_f000);
     }
     let low = par as u32;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Exceptions that Hyp mode itself took: what the module can print, and a host that lives on.
 //!
-//! Runs on the emergency stack with the registers of the moment stored there. They go into the CPU's panic record; if a
-//! guest's state was in the registers the host's is put back; and the call from the host that led here ends with
+//! Runs on the emergency stack with the registers of the moment stored there. They go into the CPU's panic record; whatever of the host's was not in the registers is put back; and the call from the host that led here ends with
 //! [`hyp_abi::context::HYP_PANIC`]. What the guest had in registers is lost, and so is its vCPU.
 
 use crate::per_cpu::PerCpu;
@@ -31,7 +30,7 @@ pub extern "C" fn in_hyp(frame: &mut Frame, vector: u32) {
     let pc = elr_hyp();
     let window = &raw const hyp_abort_window as u32..&raw const hyp_abort_window_end as u32;
     if vector == DATA_ABORT && window.contains(&pc) {
-        frame.r[1] = 1;
+        frame.r[0] = 1;
         return;
     }
     // SAFETY: this CPU's page, mapped for as long as Hyp mode is ours. The code that was interrupted never goes on, so a reference
@@ -52,9 +51,7 @@ pub extern "C" fn in_hyp(frame: &mut Frame, vector: u32) {
     record.hdfar = hdfar::read();
     record.hifar = hifar::read();
     record.count = record.count.wrapping_add(1);
-    if here.in_guest_world != 0 {
-        world_switch::abandon_guest(here);
-    }
+    world_switch::abandon(here);
     here.panicking = 0;
     // SAFETY: the host's registers are back; the frame of its call is where every call's frame is.
     unsafe { vectors::abandon_call(vectors::call_frame()) }

@@ -18,6 +18,22 @@ pub struct Stub {
     pub hsctlr: u32,
     /// The trampoline's page, at VA = PA.
     pub trampoline: u32,
+    /// HCPTR: nothing of ours, but Armv8 has bits in it that are one.
+    pub hcptr: u32,
+}
+
+/// How far from the host's own the registers are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Away {
+    /// They are the host's.
+    Not = 0,
+    /// TTBCR forbids walks and VTTBR may be a guest's; the host's TTBCR is in `host.cp15`.
+    Walks = 1,
+    /// All that a guest can change is stored in `host`; the guest has no floating point unit.
+    Guest = 2,
+    /// The same; the guest has one, and the host's FPEXC is in `host`.
+    GuestWithVfp = 3,
 }
 
 /// What is the host's while a guest's state is in the registers.
@@ -42,8 +58,8 @@ pub struct PerCpu {
     pub panic: PanicRecord,
     /// What to give back.
     pub stub: Stub,
-    /// Whose state is in the registers: zero is the host's.
-    pub in_guest_world: u32,
+    /// How far from the host's own the registers are: a number of [`Away`], for the panic vector.
+    pub away: u32,
     /// Non-zero from an exception in Hyp mode until it is dealt with: a second one meanwhile is the end of this CPU.
     pub panicking: u32,
     /// Whether the registers of VFP are the guest's.

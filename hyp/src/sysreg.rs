@@ -108,6 +108,7 @@ cp15! {
     tlbimvais: 0, "c8", "c3", 1;
     tlbiall: 0, "c8", "c7", 0;
     tlbiallnsnhis: 4, "c8", "c3", 4;
+    tlbiallnsnh: 4, "c8", "c7", 4;
     tlbimvahis: 4, "c8", "c3", 1;
     tlbiallh: 4, "c8", "c7", 0;
 }

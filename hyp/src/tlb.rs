@@ -2,9 +2,10 @@
 //! TLB maintenance that only Hyp mode can do.
 //!
 //! TLBIALL and TLBIALLIS drop the PL1&0 entries of the VMID that VTTBR names (B4.2.2), so VTTBR is the guest's for a moment while
-//! TTBR0 and TTBR1 are the host's. A speculative walk in that moment would tag the host's translations with the guest's VMID;
-//! [`WalksOff`] forbids it. There is no invalidation by IPA on ARMv7: the VMID's entries go as a whole.
+//! TTBR0 and TTBR1 are the host's. A speculative walk in that moment would tag the host's translations with the guest's VMID:
+//! walks are forbidden meanwhile. There is no invalidation by IPA on ARMv7: the VMID's entries go as a whole.
 
+use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::*;
 use arch::addr::PAGE_SIZE;
 use arch::core_id::{Erratum798181, Midr};
@@ -12,49 +13,68 @@ use arch::core_id::{Erratum798181, Midr};
 /// TTBCR with EAE, EPD0 and EPD1: no walk of either table, whatever TTBR0 and TTBR1 hold (B4.1.153).
 const NO_WALKS: u32 = 1 << 31 | 1 << 23 | 1 << 7;
 
-/// While this lives, the PL1&0 regime walks no tables.
-pub struct WalksOff {
-    ttbcr: u32,
+/// Forbids walks of the PL1&0 regime, whatever its registers hold meanwhile; returns TTBCR as it was.
+#[inline(always)]
+pub fn forbid_walks() -> u32 {
+    let before = ttbcr::read();
+    // SAFETY: Hyp mode uses its own translation; the PL1&0 regime is not in use until the next ERET.
+    unsafe { ttbcr::write(NO_WALKS) };
+    isb();
+    before
 }
 
-impl WalksOff {
-    /// Forbids walks, after the accesses before; keeps TTBCR.
-    pub fn new() -> Self {
-        let ttbcr = ttbcr::read();
-        Self::forbid();
-        Self { ttbcr }
-    }
+/// Allows walks again, as `ttbcr` says. The caller's ERET makes it count, and everything that was written since.
+///
+/// # Safety
+/// TTBR0, TTBR1 and VTTBR are those of the world that `ttbcr` belongs to.
+#[inline(always)]
+pub unsafe fn allow_walks(ttbcr: u32) {
+    // What a walk depends on is in place before walks are allowed (B3.15.5).
+    isb();
+    // SAFETY: promised by the caller.
+    unsafe { ttbcr::write(ttbcr) };
+}
 
-    /// TTBCR as it was.
-    pub fn ttbcr(&self) -> u32 {
-        self.ttbcr
-    }
+/// [`forbid_walks`] in the host's world, noted for the panic vector.
+#[inline(always)]
+pub fn leave_host(here: &mut PerCpu) {
+    here.host.cp15.ttbcr = ttbcr::read();
+    here.away = Away::Walks as u32;
+    forbid_walks();
+}
 
-    /// Allows walks again as `ttbcr` says. The caller's ERET makes it count, and everything that was written since.
-    pub fn allow(self, ttbcr: u32) {
-        // What a walk depends on is in place before walks are allowed (B3.10.2, changes to system registers need an ISB).
-        isb();
-        // SAFETY: TTBR0, TTBR1 and VTTBR are those of the world that `ttbcr` belongs to.
-        unsafe { ttbcr::write(ttbcr) };
+/// Back to the host's walks, with VMID 0.
+///
+/// # Safety
+/// TTBR0 and TTBR1 are the host's.
+#[inline(always)]
+pub unsafe fn return_to_host(here: &mut PerCpu) {
+    // SAFETY: the host runs with VMID 0 and stage 2 off; the rest is promised by the caller.
+    unsafe {
+        vttbr::write(0);
+        allow_walks(here.host.cp15.ttbcr);
     }
-
-    fn forbid() {
-        // SAFETY: Hyp mode uses its own translation; the PL1&0 regime is not in use until the next ERET.
-        unsafe { ttbcr::write(NO_WALKS) };
-        isb();
-    }
+    here.away = Away::Not as u32;
 }
 
 fn with_vmid(vttbr: u64, operation: impl FnOnce()) {
-    let walks = WalksOff::new();
-    let host_ttbcr = walks.ttbcr();
-    // SAFETY: walks are off; the host's value, VMID 0, is put back below.
+    // SAFETY: this CPU's page, which no other code refers to while this call lasts.
+    let here = unsafe { &mut *PerCpu::here() };
+    leave_host(here);
+    // SAFETY: walks are off; the host's value is put back below.
     unsafe { vttbr::write(vttbr) };
     isb();
     operation();
-    // SAFETY: the host runs with VMID 0 and stage 2 off.
-    unsafe { vttbr::write(0) };
-    walks.allow(host_ttbcr);
+    // SAFETY: TTBR0 and TTBR1 were not touched.
+    unsafe { return_to_host(here) };
+}
+
+/// Drops all of this CPU's Non-secure PL1&0 entries, of every VMID: those of an earlier owner of Hyp mode, too.
+pub fn drop_guests_here() {
+    // SAFETY: invalidation loses nothing but time.
+    unsafe { tlbiallnsnh::write(0) };
+    dsb_ish();
+    isb();
 }
 
 /// Drops every CPU's PL1&0 entries of the VMID in `vttbr`.

@@ -9,9 +9,10 @@
 //!
 //! Code in this page is position independent and reads no memory but its parameters.
 
-use crate::per_cpu::{PerCpu, Stub};
-use crate::sysreg::isb;
-use crate::{traps, vectors};
+use crate::per_cpu::{Away, PerCpu, Stub};
+use crate::sysreg::hcptr;
+use crate::{tlb, traps, vectors};
+use arch::hyp_registers::Hsctlr;
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use hyp_abi::image::{ABI, TRAMPOLINE_PARAMETERS, TrampolineParameters};
@@ -47,8 +48,10 @@ pub unsafe extern "C" fn enter() -> ! {
         "isb",
         "mrc p15, 4, r3, c12, c0, 0", // HVBAR: the stub's
         "mrc p15, 4, r1, c1, c0, 0",  // HSCTLR: the stub's
-        // HSCTLR (B4.1.75): M, C, I and WXN on; A, EE and TE off.
-        "orr r0, r1, #(1 << 0 | 1 << 2)",
+        // HSCTLR (B4.1.75): M, C, I and WXN on; A, EE and TE off; what reads as one is written as one.
+        "ldr r0, ={res1}",
+        "orr r0, r0, r1",
+        "orr r0, r0, #(1 << 0 | 1 << 2)",
         "orr r0, r0, #(1 << 12)",
         "orr r0, r0, #(1 << 19)",
         "bic r0, r0, #(1 << 1)",
@@ -59,6 +62,7 @@ pub unsafe extern "C" fn enter() -> ! {
         "ldr r0, [r12, #{entry}]",
         "sub r12, r12, #{parameters}",
         "bx r0",
+        res1 = const Hsctlr::RES1.bits(),
         parameters = const TRAMPOLINE_PARAMETERS,
         httbr = const offset_of!(TrampolineParameters, httbr),
         htcr = const offset_of!(TrampolineParameters, htcr),
@@ -123,13 +127,13 @@ extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
     let here = PerCpu::here();
     // SAFETY: the slot's data page is mapped and this CPU's own; nothing else refers to it in Hyp mode yet.
     unsafe {
-        (*here).stub = Stub { hvbar, hsctlr, trampoline };
-        (*here).in_guest_world = 0;
+        (*here).stub = Stub { hvbar, hsctlr, trampoline, hcptr: hcptr::read() & !traps::HCPTR_OURS };
+        (*here).away = Away::Not as u32;
         (*here).guest_vfp = 0;
     }
     vectors::install();
     traps::host_defaults();
-    isb();
+    tlb::drop_guests_here();
 }
 
 /// The address at which [`leave`] runs: in the trampoline's page, not in the image.

@@ -51,8 +51,9 @@ pub fn give_to_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     isb(); // HCPTR traps Hyp mode's own accesses too (B4.1.58)
     here.host.vfp.fpexc = here.host.fpexc;
     save(&mut here.host.vfp);
-    load(&context.vfp);
+    // From here on the host's are to be put back, whatever happens.
     here.guest_vfp = 1;
+    load(&context.vfp);
     context.exit.vfp_switches = context.exit.vfp_switches.wrapping_add(1);
 }
 
@@ -98,10 +99,14 @@ fn load(vfp: &Vfp) {
     set_fpexc(Fpexc::EN.bits());
     // SAFETY: `vfp` is valid; EN is set.
     unsafe { load_registers(vfp) };
-    if vfp.fpexc & Fpexc::EX.bits() != 0 {
-        // SAFETY: as in `save`; the world that had EX set has the registers.
+    set_fpexc(vfp.fpexc | Fpexc::EN.bits());
+    // What the register keeps says what the core has: without FPINST (VFPv3 on all cores that can be hosts) EX reads as zero,
+    // whatever a process put there.
+    let kept = fpexc();
+    if kept & Fpexc::EX.bits() != 0 {
+        // SAFETY: EX can be set, so the core has these registers.
         unsafe { asm!(".fpu neon", "vmsr fpinst, {}", in(reg) vfp.fpinst, options(nostack, preserves_flags)) };
-        if vfp.fpexc & Fpexc::FP2V.bits() != 0 {
+        if kept & Fpexc::FP2V.bits() != 0 {
             // SAFETY: as above.
             unsafe { asm!(".fpu neon", "vmsr fpinst2, {}", in(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
         }

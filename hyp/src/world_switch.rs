@@ -10,12 +10,11 @@
 //! 3. The guest's TTBCR, then ERET, which synchronises everything.
 //! 4. A first use of VFP is answered here, and the guest goes on.
 //! 5. The way back is the same, mirrored; the syndrome is read, and the IPA of a permission fault resolved, while the guest's
-//!    tables are still in place.
+//!    tables are still in place, and before an asynchronous abort of the guest's making is let in.
 
-use crate::per_cpu::PerCpu;
-use crate::sysreg::{hcr, hdcr, hsr, isb, ttbcr};
-use crate::tlb::WalksOff;
-use crate::{banked, cp15, fault_ipa, traps, vectors, vfp, vtimer};
+use crate::per_cpu::{Away, PerCpu};
+use crate::sysreg::{hcr, hdcr, hsr, isb};
+use crate::{banked, cp15, fault_ipa, tlb, traps, vectors, vfp, vtimer};
 use arch::syndrome::Trap;
 use hyp_abi::context::{ExitCode, VcpuContext};
 
@@ -35,13 +34,11 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
         let syndrome = hsr::read();
         match Trap::from_hsr(syndrome) {
             // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
-            Some(Trap::Coprocessor { .. })
-                if context.control.vfp != 0 && here.guest_vfp == 0 && context.exit.async_abort == 0 =>
-            {
+            Some(Trap::Coprocessor { .. }) if context.control.vfp != 0 && here.guest_vfp == 0 => {
                 vfp::give_to_guest(here, context);
                 continue;
             }
-            Some(trap) => match fault_ipa::resolve(&trap, ttbcr::read()) {
+            Some(trap) => match fault_ipa::resolve(&trap) {
                 Some(fault) => {
                     context.exit.far = fault.far;
                     context.exit.hpfar = fault.hpfar;
@@ -53,6 +50,8 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
         context.exit.hsr = syndrome;
         break;
     }
+    // SAFETY: the syndrome and the fault addresses were read above.
+    context.exit.async_abort = unsafe { vectors::drain_async_abort() };
     store_guest(here, context);
     code
 }
@@ -67,29 +66,29 @@ pub unsafe fn load_for_provocation(context: &mut VcpuContext) {
 }
 
 fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
-    if context.control.vfp != 0 {
-        vfp::arm(&mut here.host.fpexc);
-    }
-    let walks = WalksOff::new();
-    here.host.cp15.ttbcr = walks.ttbcr();
+    tlb::leave_host(here);
     here.host.hdcr = hdcr::read();
     cp15::save(&mut here.host.cp15);
-    // SAFETY: walks are off, the host's state is stored just before the guest's is loaded over it, and `in_guest_world` tells the
-    // panic vector that the host's is in this CPU's page.
+    // SAFETY: walks are off, the host's state is stored before the guest's is loaded over it, and `away` tells the panic vector that
+    // the host's is in this CPU's page.
     unsafe {
         banked::save(&mut here.host.banks);
-        here.in_guest_world = 1 + context.control.vfp;
-        traps::load(&context.control, here.host.hdcr);
+        if context.control.vfp != 0 {
+            here.away = Away::GuestWithVfp as u32;
+            vfp::arm(&mut here.host.fpexc);
+        } else {
+            here.away = Away::Guest as u32;
+        }
+        traps::load(&context.control, here.host.hdcr, here.stub.hcptr);
         cp15::load(&context.cp15);
         vtimer::load(&context.timer);
         banked::load(&context.banks);
+        tlb::allow_walks(context.cp15.ttbcr);
     }
-    walks.allow(context.cp15.ttbcr);
 }
 
 fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
-    let walks = WalksOff::new();
-    context.cp15.ttbcr = walks.ttbcr();
+    context.cp15.ttbcr = tlb::forbid_walks();
     // Hardware clears VA when the guest takes the asynchronous abort that was made pending for it (B1.9.11).
     context.control.hcr = hcr::read();
     cp15::save(&mut context.cp15);
@@ -98,30 +97,36 @@ fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
         banked::save(&mut context.banks);
         vtimer::save(&mut context.timer);
     }
-    load_host(here, Some(context), walks);
+    load_host(here, Some(context));
 }
 
-/// Puts the host's state into the hardware. `context`, if there still is one, gets the guest's floating point first.
-fn load_host(here: &mut PerCpu, context: Option<&mut VcpuContext>, walks: WalksOff) {
-    let guest_has_vfp_unit = here.in_guest_world > 1;
+/// Puts the host's state into the hardware. `context`, if there still is one, gets the guest's floating point first. Walks are off.
+fn load_host(here: &mut PerCpu, context: Option<&mut VcpuContext>) {
     // SAFETY: walks are off; what is loaded is what `load_guest` stored on this CPU.
     unsafe {
-        traps::unload(here.host.hdcr);
-        if guest_has_vfp_unit {
+        traps::unload(here.host.hdcr, here.stub.hcptr);
+        if here.away == Away::GuestWithVfp as u32 {
             isb(); // HCPTR no longer traps what comes next
             vfp::give_to_host(here, context);
         }
         cp15::load(&here.host.cp15);
         banked::load(&here.host.banks);
+        tlb::return_to_host(here);
     }
-    here.in_guest_world = 0;
-    walks.allow(here.host.cp15.ttbcr);
 }
 
-/// After an exception in Hyp mode while the guest's state was loaded, in whole or in part: the host's is put back, the guest's lost.
-pub fn abandon_guest(here: &mut PerCpu) {
-    let walks = WalksOff::new();
+/// After an exception in Hyp mode: whatever of the host's is not in the registers is put back. What was a guest's is lost.
+pub fn abandon(here: &mut PerCpu) {
+    if here.away == Away::Not as u32 {
+        return;
+    }
+    tlb::forbid_walks();
+    if here.away == Away::Walks as u32 {
+        // SAFETY: TTBR0 and TTBR1 are the host's in this state.
+        unsafe { tlb::return_to_host(here) };
+        return;
+    }
     // SAFETY: the host's world begins here.
     unsafe { vtimer::host_defaults() };
-    load_host(here, None, walks);
+    load_host(here, None);
 }

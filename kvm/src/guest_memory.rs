@@ -84,7 +84,7 @@ impl<H: Host> GuestMemory<H> {
     pub fn new(host: H, user_end: HostVirt) -> Result<Self, OutOfMemory> {
         let stage2 = Stage2::new(host.clone())?;
         let base = stage2.base();
-        let state = State { slots: Memslots::new(), stage2, invalidations: 0, sequence: 0, released: false };
+        let state = State { slots: Memslots::new(&host)?, stage2, invalidations: 0, sequence: 0, released: false };
         Ok(Self { host, user_end, base, vmid: VmidSlot::new(), changes: Lock::new(()), state: Lock::new(state) })
     }
 
@@ -260,7 +260,7 @@ impl<H: Host> GuestMemory<H> {
     }
 
     /// Cleans all memory that the guest has from the caches: what its maintenance by set and way was meant to do. What is
-    /// mapped later is cleaned then.
+    /// mapped later is cleaned then. May sleep.
     pub fn flush_all_mapped(&self) {
         let mut range = IpaRange::ALL;
         loop {
@@ -280,6 +280,7 @@ impl<H: Host> GuestMemory<H> {
             for (phys, bytes) in batch.iter().filter(|(_, bytes)| *bytes != 0) {
                 self.host.clean_to_poc(*phys, *bytes);
             }
+            self.host.yield_cpu();
             if count < batch.len() {
                 return;
             }

@@ -10,7 +10,7 @@
 //! A slot that is being deleted or moved is *retired* first: a guest's accesses find it no more, but the process's changes
 //! to its own memory (MMU notifiers) still do, until nothing of it is mapped.
 
-use crate::host::Host;
+use crate::host::{Host, OutOfMemory};
 use crate::stage2::IpaRange;
 use arch::addr::{HostVirt, IPA_BITS, Ipa, PAGE_SIZE};
 use core::ops::Range;
@@ -168,15 +168,16 @@ impl View {
 
 /// The slots of a VM.
 pub struct Memslots<H: Host> {
-    slots: [Option<Slot<H>>; SLOTS],
+    /// On the heap: a VM is made on a kernel's small stack.
+    slots: H::Array<Option<Slot<H>>>,
     /// Bit n: slot n exists. VMs have few, and every fault asks.
     occupied: u32,
 }
 
 impl<H: Host> Memslots<H> {
-    /// No slots.
-    pub const fn new() -> Self {
-        Self { slots: [const { None }; SLOTS], occupied: 0 }
+    /// No slots. May sleep.
+    pub fn new(host: &H) -> Result<Self, OutOfMemory> {
+        Ok(Self { slots: host.array(SLOTS, |_| None)?, occupied: 0 })
     }
 
     /// Judges a request. The process's addresses end at `user_end`.
@@ -295,12 +296,6 @@ impl<H: Host> Memslots<H> {
             left &= left.wrapping_sub(1);
             Some((index, self.slots.get(index)?.as_ref()?))
         })
-    }
-}
-
-impl<H: Host> Default for Memslots<H> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -28,7 +28,7 @@ fn set(slots: &mut Slots, region: Region) -> Result<Change, SlotError> {
 #[test]
 fn requests_are_judged_as_kvm_did() {
     let base = region(3, 0, 0x4000_0000, MIB, 0x1000_0000);
-    let mut slots = Slots::new();
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
     assert_eq!(set(&mut slots, base), Ok(Change::Create));
     assert_eq!(set(&mut slots, base), Ok(Change::Nothing));
     let refused = |slots: &mut Slots, why: SlotError, region: Region| {
@@ -81,7 +81,7 @@ fn requests_are_judged_as_kvm_did() {
 
 #[test]
 fn a_pointer_that_was_extended_with_its_sign_is_good() {
-    let mut slots = Slots::new();
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
     let extended = region(0, 0, 0, 4096, 0xffff_ffff_b000_0000);
     assert_eq!(set(&mut slots, extended), Ok(Change::Create));
     assert_eq!(slots.find(Ipa::new(0)).map(|view| view.hva()), Some(HostVirt::new(0xb000_0000)));
@@ -89,7 +89,7 @@ fn a_pointer_that_was_extended_with_its_sign_is_good() {
 
 #[test]
 fn a_bitmap_lives_while_writes_are_logged() {
-    let mut slots = Slots::new();
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
     let logged = region(0, LOG_DIRTY_PAGES, 0x1000, 33 * 4096, 0x1000_0000);
     let plan = slots.check(&logged, USER_END).unwrap();
     assert_eq!(plan.bitmap_words(), Some(2));
@@ -116,7 +116,7 @@ fn a_bitmap_lives_while_writes_are_logged() {
 
 #[test]
 fn a_retired_slot_is_hidden_from_the_guest_alone() {
-    let mut slots = Slots::new();
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
     let one = region(0, 0, 0x10_0000, MIB, 0x1000_0000);
     set(&mut slots, one).unwrap();
     let plan = slots.check(&Region { memory_size: 0, ..one }, USER_END).unwrap();
@@ -130,7 +130,7 @@ fn a_retired_slot_is_hidden_from_the_guest_alone() {
 
 #[test]
 fn blocks_need_a_whole_block_in_the_slot_and_equal_borders() {
-    let mut slots = Slots::new();
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
     let block = |slots: &Slots, ipa| slots.find(Ipa::new(ipa)).unwrap().allows_block();
     set(&mut slots, region(0, 0, 0x4010_0000, 5 * MIB, 0x1010_0000)).unwrap();
     assert!(!block(&slots, 0x4010_0000), "begins amid a block");
@@ -150,7 +150,7 @@ fn request() -> impl Strategy<Value = Region> {
 proptest! {
     #[test]
     fn addresses_translate_as_pages_do(requests in prop::collection::vec(request(), 1..40)) {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(&fake::Host::new()).unwrap();
         let mut model: BTreeMap<u32, Region> = BTreeMap::new();
         for request in requests {
             if let Ok(change) = set(&mut slots, request) {
@@ -190,7 +190,7 @@ proptest! {
 
     #[test]
     fn no_request_panics(slot: u32, flags in 0u32..8, ipa: u64, bytes: u64, hva: u64) {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(&fake::Host::new()).unwrap();
         for region in [
             region(slot, flags, ipa, bytes, hva),
             region(slot % 32, flags % 4, ipa & !4095, bytes & !4095, hva & !4095),

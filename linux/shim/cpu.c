@@ -83,7 +83,7 @@ static int cpu_comes(unsigned int cpu)
 	int error;
 
 	local_irq_save(flags);
-	error = ws_rust_cpu_take();
+	error = ws_rust_cpu_comes();
 	local_irq_restore(flags);
 	if (!error)
 		ws_interrupts_enable_here();
@@ -96,7 +96,7 @@ static int cpu_goes(unsigned int cpu)
 
 	ws_interrupts_disable_here();
 	local_irq_save(flags);
-	ws_rust_cpu_give_back();
+	ws_rust_cpu_goes();
 	local_irq_restore(flags);
 	return 0;
 }
@@ -106,11 +106,11 @@ static int cpu_sleeps(struct notifier_block *block, unsigned long event, void *u
 {
 	switch (event) {
 	case CPU_PM_ENTER:
-		ws_rust_cpu_give_back();
+		ws_rust_cpu_sleeps();
 		return NOTIFY_OK;
 	case CPU_PM_ENTER_FAILED:
 	case CPU_PM_EXIT:
-		ws_rust_cpu_take();
+		ws_rust_cpu_wakes();
 		return NOTIFY_OK;
 	}
 	return NOTIFY_DONE;
@@ -118,11 +118,12 @@ static int cpu_sleeps(struct notifier_block *block, unsigned long event, void *u
 
 static void give_back_here(void *unused)
 {
-	ws_rust_cpu_give_back();
+	ws_rust_cpu_goes();
 }
 
 static int system_ends(struct notifier_block *block, unsigned long event, void *unused)
 {
+	ws_rust_system_ends();
 	on_each_cpu(give_back_here, NULL, 1);
 	return NOTIFY_OK;
 }
@@ -167,6 +168,8 @@ void ws_sigmask_set(const void *sigset)
 	sigset_t set;
 
 	memcpy(&set, sigset, sizeof(set));
+	/* sigprocmask() would block even these. */
+	sigdelsetmask(&set, sigmask(SIGKILL) | sigmask(SIGSTOP));
 	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
 }
 

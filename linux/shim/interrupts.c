@@ -94,13 +94,16 @@ static irqreturn_t maintenance_seen(int irq, void *cookie)
 	return IRQ_HANDLED;
 }
 
-static int find_timer_irq(void)
+/* Where firmware left CNTFRQ unset, the device tree says how fast the counter runs. */
+static int find_timer_irq(u32 *rate)
 {
 	struct device_node *node = of_find_matching_node(NULL, timer_ids);
 	int irq;
 
 	if (!node)
 		return -ENODEV;
+	if (of_property_read_u32(node, "clock-frequency", rate))
+		*rate = arch_timer_get_cntfrq();
 	irq = of_irq_get_byname(node, "virt");
 	if (irq <= 0)
 		irq = of_irq_get(node, 2); /* secure, non-secure, virtual, hypervisor */
@@ -123,13 +126,14 @@ static int find_maintenance_irq(void)
 	return irq > 0 ? irq : -ENODEV;
 }
 
-int ws_interrupts_register(u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate)
+/* splits_eoi: the CPU interface has the page with which a guest's deactivation works apart from the host's priority drop. */
+int ws_interrupts_register(u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate)
 {
 	int error;
 
-	timer_irq = find_timer_irq();
+	timer_irq = find_timer_irq(timer_rate);
 	maintenance_irq = find_maintenance_irq();
-	if (timer_irq < 0 || maintenance_irq < 0)
+	if (timer_irq < 0 || maintenance_irq < 0 || !*timer_rate)
 		return -ENODEV;
 	timer_states = alloc_percpu(struct timer_state);
 	if (!timer_states)
@@ -140,10 +144,9 @@ int ws_interrupts_register(u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_ra
 	error = request_percpu_irq(maintenance_irq, maintenance_seen, "kvm vgic maintenance", timer_states);
 	if (error)
 		goto no_maintenance;
-	forwarded = !irq_set_vcpu_affinity(timer_irq, timer_states);
+	forwarded = splits_eoi && !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_hwirq = irq_get_irq_data(timer_irq)->hwirq;
 	*timer_forwarded = forwarded;
-	*timer_rate = arch_timer_get_cntfrq();
 	return 0;
 no_maintenance:
 	free_percpu_irq(timer_irq, timer_states);

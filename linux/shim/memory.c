@@ -36,6 +36,14 @@ void *ws_pages(u32 order)
 	return page_address(pages);
 }
 
+/*
+ * A zeroed page that a process may map. Not accounted: before 5.11 an accounted page has a type, and vm_insert_page() refuses it.
+ */
+void *ws_user_page(void)
+{
+	return (void *)get_zeroed_page(GFP_KERNEL);
+}
+
 void ws_free_page(void *memory)
 {
 	free_page((unsigned long)memory);

@@ -69,9 +69,13 @@ struct waiter {
 	struct task_struct *task;
 };
 
+/* The thread may sleep, or run its guest on another CPU than the one that the timer was set on. */
 static enum hrtimer_restart timer_fired(struct hrtimer *timer)
 {
-	wake_up_all(&container_of(timer, struct waiter, timer)->queue);
+	struct waiter *waiter = container_of(timer, struct waiter, timer);
+
+	wake_up_all(&waiter->queue);
+	ws_waiter_kick(waiter);
 	return HRTIMER_NORESTART;
 }
 
@@ -120,7 +124,7 @@ void ws_waiter_adopt(void *memory)
 		put_task_struct(before);
 }
 
-/* Sleeps until ready() or a signal; says whether it was a signal. */
+/* Sleeps until ready() or a signal; says whether it was a signal. ready() is asked again whenever the timer fires. */
 u32 ws_waiter_wait(void *memory, u32 (*ready)(const void *), const void *argument)
 {
 	struct waiter *waiter = memory;
@@ -154,9 +158,10 @@ void ws_waiter_arm(void *memory, u64 nanoseconds)
 	hrtimer_start(&waiter->timer, ns_to_ktime(nanoseconds), HRTIMER_MODE_REL);
 }
 
+/* Called with interrupts off, too, where a handler under way cannot be waited for: it then wakes once for nothing. */
 void ws_waiter_disarm(void *memory)
 {
 	struct waiter *waiter = memory;
 
-	hrtimer_cancel(&waiter->timer);
+	hrtimer_try_to_cancel(&waiter->timer);
 }

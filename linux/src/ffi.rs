@@ -10,6 +10,7 @@ unsafe extern "C" {
     pub fn ws_alloc(bytes: usize) -> *mut c_void;
     pub fn ws_free(memory: *mut c_void);
     pub fn ws_pages(order: u32) -> *mut c_void;
+    pub safe fn ws_user_page() -> *mut c_void;
     pub fn ws_free_page(memory: *mut c_void);
     pub fn ws_phys_of(lowmem: *const c_void) -> u64;
     pub fn ws_virt_of(phys: u64) -> *mut c_void;
@@ -70,7 +71,12 @@ unsafe extern "C" {
     ) -> i32;
     pub safe fn ws_io_map(phys: u64, bytes: u64) -> *mut c_void;
     pub fn ws_io_unmap(mapped: *mut c_void);
-    pub fn ws_interrupts_register(timer_hwirq: *mut u32, timer_forwarded: *mut u32, timer_rate: *mut u32) -> i32;
+    pub fn ws_interrupts_register(
+        splits_eoi: u32,
+        timer_hwirq: *mut u32,
+        timer_forwarded: *mut u32,
+        timer_rate: *mut u32,
+    ) -> i32;
     pub fn ws_interrupts_unregister();
     pub safe fn ws_timer_active(active: u32);
     pub safe fn ws_timer_ended();

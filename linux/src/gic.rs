@@ -15,6 +15,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::layout::MAX_CPUS;
 use kvm::vgic::CpuInterface;
 
+/// This CPU's virtual interface may hold anything: it was off, or somebody else's.
+pub fn forget_here() {
+    if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
+        filled.store(u32::MAX, Ordering::Relaxed);
+    }
+}
+
 /// The regions that the device tree names, and GICH mapped.
 pub struct Gic {
     gich: *mut u32,
@@ -31,9 +38,9 @@ unsafe impl Send for Gic {}
 // SAFETY: as above.
 unsafe impl Sync for Gic {}
 
-/// The list registers that this CPU's hardware holds anything in, a bit each, by CPU: those beyond what the next guest uses are
-/// to be emptied.
-static FILLED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
+/// How many list registers of a CPU's hardware may hold anything: those beyond what the next guest uses are to be emptied. At first
+/// all, since an earlier owner may have left something there.
+static FILLED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(u32::MAX) }; MAX_CPUS as usize];
 /// The smallest GICH region that holds the registers this module uses.
 const GICH_BYTES: u64 = 0x140;
 /// Size of a GICV region that can be mapped into a guest: two pages, aligned.
@@ -88,7 +95,7 @@ impl Gic {
         }
         if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
             let before = filled.swap(interface.used as u32, Ordering::Relaxed) as usize;
-            for index in interface.used..before {
+            for index in interface.used..before.min(self.list_registers) {
                 self.write(gich::LR0 as usize + index * 4, 0);
             }
         }
@@ -101,7 +108,7 @@ impl Gic {
     /// Takes a vCPU's interrupts back and silences the hardware. Interrupts are off.
     pub fn store(&self, interface: &mut CpuInterface) {
         interface.vmcr = self.read(gich::VMCR as usize);
-        if interface.used != 0 || interface.hcr & !gich::HCR_EN != 0 {
+        if interface.used != 0 || interface.hcr & !gich::HCR_EN != 0 || interface.apr != 0 {
             interface.hcr = self.read(gich::HCR as usize);
             interface.apr = self.read(gich::APR as usize);
             for (index, register) in interface.lr.iter_mut().enumerate().take(interface.used) {

@@ -61,7 +61,8 @@ unsafe fn probe() -> (bool, u32) {
             "mrc p15, 0, {vbar}, c12, c0, 0",
             "mrc p15, 0, {sctlr}, c1, c0, 0",
             "mcr p15, 0, {table}, c12, c0, 0",
-            "bic {scratch}, {sctlr}, #(1 << 13)", // SCTLR.V
+            "bic {scratch}, {sctlr}, #(1 << 13)",     // SCTLR.V: VBAR counts
+            "bic {scratch}, {scratch}, #(1 << 30)", // SCTLR.TE: exceptions in Arm state, as the table is
             "mcr p15, 0, {scratch}, c1, c0, 0",
             "isb",
             "mvn r0, #0",

@@ -8,7 +8,8 @@
 //! A CPU is given back before it goes offline or sleeps, before reboot and kexec, and at unload; and taken again after. What Hyp
 //! mode remembers over that is never assumed: it may be kept (a sleep that did not happen), or lost (hibernation).
 //!
-//! All calls of Hyp functions go through [`call`], which refuses on a CPU that is not taken.
+//! All calls of Hyp functions go through [`call`], which refuses on a CPU that is not taken. That happens to a thread that is still
+//! on a CPU that is leaving: a guest is then entered elsewhere, and a flush is done elsewhere.
 
 use crate::errno::{Errno, Result};
 use crate::heap::{Array, Shared};
@@ -16,9 +17,10 @@ use crate::hyp_call::{self, Owner};
 use crate::kernel::{self, Kernel};
 use crate::lock::Mutex;
 use crate::pages::LowmemPage;
-use crate::{cache, ffi};
+use crate::{cache, ffi, gic};
 use arch::addr::{HostPhys, HypVirt, PAGE_SIZE};
 use arch::hyp_registers::{HMAIR0, HMAIR1, Htcr, Vtcr};
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use hyp_abi::image::{ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters};
 use hyp_abi::layout::{self, MAX_CPUS};
@@ -51,6 +53,15 @@ static HYP: AtomicPtr<HypMode> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Whether Hyp mode is ours, by CPU number. Written by the CPU itself with interrupts off.
 static TAKEN: [AtomicBool; MAX_CPUS as usize] = [const { AtomicBool::new(false) }; MAX_CPUS as usize];
+
+/// Whether Hyp mode is to be ours while the CPU is awake. Written by the CPU itself with interrupts off.
+static WANTED: [AtomicBool; MAX_CPUS as usize] = [const { AtomicBool::new(false) }; MAX_CPUS as usize];
+
+/// The system ends: Hyp mode was given back for good.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// A flush was asked for on a CPU where Hyp mode is not ours: somebody else has to do it ([`complete_flush`]).
+static FLUSH_OWED: AtomicBool = AtomicBool::new(false);
 
 /// How many panics of each CPU's Hyp mode have been printed.
 static PRINTED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
@@ -209,6 +220,7 @@ pub fn take() -> Result<()> {
             return Err(Errno::EIO);
         }
     }
+    gic::forget_here();
     taken.store(true, Ordering::Relaxed);
     match call(Call::Version, 0, 0, 0) {
         Some(ABI) => Ok(()),
@@ -219,8 +231,19 @@ pub fn take() -> Result<()> {
     }
 }
 
+fn want(wanted: bool) {
+    if let Some(place) = WANTED.get(ffi::ws_cpu() as usize) {
+        place.store(wanted, Ordering::Relaxed);
+    }
+}
+
+/// Whether Hyp mode was given back for good.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
+}
+
 /// Gives Hyp mode back on this CPU, if it is ours. Interrupts are off.
-pub fn give_back() {
+fn give_back() {
     let cpu = ffi::ws_cpu();
     if let Some(taken) = TAKEN.get(cpu as usize)
         && taken.load(Ordering::Relaxed)
@@ -246,9 +269,29 @@ pub fn call(function: Call, a: u32, b: u32, c: u32) -> Option<u32> {
     Some(result)
 }
 
-/// Calls a Hyp function for whatever CPU this thread is on.
-pub fn call_anywhere(function: Call, argument: u64) -> Option<u32> {
-    kernel::with_interrupts_off(|| call(function, argument as u32, (argument >> 32) as u32, 0))
+/// Flushes TLBs by a Hyp function, from whatever CPU this thread is on. On one that is just leaving, where Hyp mode is not ours
+/// any more, the flush is left to [`complete_flush`]. Never sleeps.
+pub fn flush(function: Call, argument: u64) {
+    let called = kernel::with_interrupts_off(|| call(function, argument as u32, (argument >> 32) as u32, 0));
+    if called.is_none() {
+        FLUSH_OWED.store(true, Ordering::Release);
+    }
+}
+
+unsafe extern "C" fn flush_all_here(_: *mut c_void) {
+    kernel::with_interrupts_off(|| call(Call::FlushAll, 0, 0, 0));
+}
+
+unsafe extern "C" fn flush_hyp_here(address: *mut c_void) {
+    kernel::with_interrupts_off(|| call(Call::FlushHyp, address as u32, 0, 0));
+}
+
+/// Does what a flush could not do where it was asked for. Interrupts are on, no spin lock is held.
+pub fn complete_flush() {
+    if FLUSH_OWED.swap(false, Ordering::AcqRel) {
+        // SAFETY: the function ignores its argument. Each CPU that is taken flushes for all, so one suffices, whichever it is.
+        unsafe { ffi::ws_on_each_cpu(flush_all_here, core::ptr::null_mut()) };
+    }
 }
 
 /// Maps a page of the linear map in Hyp mode, at the kernel's own address. May sleep.
@@ -263,7 +306,11 @@ pub fn unshare(page: &LowmemPage) {
     let Ok(hyp) = hyp() else { return };
     let flush = hyp.map.lock().unmap(HypVirt::new(page.as_ptr() as u32));
     if let Some(flush) = flush {
-        call_anywhere(Call::FlushHyp, u64::from(flush.0.get()));
+        let at = flush.0.get();
+        if kernel::with_interrupts_off(|| call(Call::FlushHyp, at, 0, 0)).is_none() {
+            // SAFETY: the function takes the address for a number.
+            unsafe { ffi::ws_on_each_cpu(flush_hyp_here, at as *mut c_void) };
+        }
         kernel::follow_up_tlb_flush();
     }
 }
@@ -301,17 +348,45 @@ fn print_panic(hyp: &HypMode, cpu: u32) {
     }
 }
 
-/// Hyp mode on the CPU that comes online or wakes up.
+/// Hyp mode for a CPU that comes online: from now on it is taken whenever the CPU is awake.
 #[unsafe(no_mangle)]
-extern "C" fn ws_rust_cpu_take() -> i32 {
+extern "C" fn ws_rust_cpu_comes() -> i32 {
+    if ENDING.load(Ordering::Relaxed) {
+        return 0;
+    }
     match take() {
-        Ok(()) => 0,
+        Ok(()) => {
+            want(true);
+            0
+        }
         Err(error) => error.get(),
     }
 }
 
-/// Hyp mode on the CPU that goes.
+/// The CPU goes offline, or the module or the system ends: it is not taken again until it comes back.
 #[unsafe(no_mangle)]
-extern "C" fn ws_rust_cpu_give_back() {
+extern "C" fn ws_rust_cpu_goes() {
+    want(false);
     give_back();
+}
+
+/// The CPU goes to sleep.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_cpu_sleeps() {
+    give_back();
+}
+
+/// The CPU wakes up, or did not get to sleep.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_cpu_wakes() {
+    if WANTED.get(ffi::ws_cpu() as usize).is_some_and(|wanted| wanted.load(Ordering::Relaxed)) {
+        // What failed is in the log; guests cannot run here then.
+        let _ = take();
+    }
+}
+
+/// Reboot or kexec: no guest runs any more.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_system_ends() {
+    ENDING.store(true, Ordering::Relaxed);
 }

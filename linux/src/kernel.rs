@@ -244,23 +244,26 @@ impl Host for Kernel {
         };
         match result {
             Some(code) => ExitCode::from_raw(code),
-            None => ExitCode::Gone,
+            None if hyp_mode::is_ending() => ExitCode::Gone,
+            // This CPU is leaving, and the thread about to be moved to another.
+            None => ExitCode::Again,
         }
     }
 
     fn flush_vmid(&self, vttbr: u64) {
-        hyp_mode::call_anywhere(Call::FlushVmid, vttbr);
+        hyp_mode::flush(Call::FlushVmid, vttbr);
     }
 
     fn flush_vmid_local(&self, vttbr: u64) {
-        hyp_mode::call_anywhere(Call::FlushVmidLocal, vttbr);
+        hyp_mode::flush(Call::FlushVmidLocal, vttbr);
     }
 
     fn flush_all(&self) {
-        hyp_mode::call_anywhere(Call::FlushAll, 0);
+        hyp_mode::flush(Call::FlushAll, 0);
     }
 
     fn complete_flush(&self) {
+        hyp_mode::complete_flush();
         follow_up_tlb_flush();
     }
 

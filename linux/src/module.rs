@@ -87,13 +87,18 @@ fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
 
     let (mut timer_hwirq, mut forwarded, mut rate) = (0, 0, 0);
     // SAFETY: three places to write to.
-    let registered = unsafe { ffi::ws_interrupts_register(&mut timer_hwirq, &mut forwarded, &mut rate) };
+    let registered = unsafe {
+        ffi::ws_interrupts_register(gic.splits_end_of_interrupt.into(), &mut timer_hwirq, &mut forwarded, &mut rate)
+    };
     if let Err(error) = Errno::check(registered) {
-        crate::error!("the virtual timer's or the GIC's maintenance interrupt cannot be had ({})", error.get());
+        crate::error!(
+            "the virtual timer's or the GIC's maintenance interrupt, or the counter's rate, cannot be had ({})",
+            error.get()
+        );
         return Err((Step::HypPrepared, error));
     }
     kernel::set_counter_rate(rate);
-    let timer_forwarded = forwarded != 0 && gic.splits_end_of_interrupt;
+    let timer_forwarded = forwarded != 0;
     let found = Shared::new(HostHardware { gic, timer_hwirq, timer_forwarded });
     let found = found.map_err(Errno::from).map_err(failed(Step::InterruptsRequested))?;
     let hypervisor = system::start(system::hardware(&found));

@@ -21,6 +21,11 @@ impl LowmemPage {
         NonNull::new(unsafe { ffi::ws_pages(0) }).map(|page| Self(page.cast())).ok_or(OutOfMemory)
     }
 
+    /// A zeroed page that a process may map. May sleep.
+    pub fn for_process() -> Result<Self, OutOfMemory> {
+        NonNull::new(ffi::ws_user_page()).map(|page| Self(page.cast())).ok_or(OutOfMemory)
+    }
+
     /// Its address in the kernel.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.as_ptr()

@@ -15,6 +15,7 @@ use crate::user::UserAddress;
 use crate::vm::{Kind, VmObject, descriptor, preferred};
 use core::ffi::c_void;
 use core::mem::offset_of;
+use kvm::cp15::Registers;
 use kvm::host::{Host, Lock, Unresolved};
 use kvm::one_reg::{self, Effect, Surroundings};
 use kvm::reset::{self, Place};
@@ -57,8 +58,8 @@ pub fn create(vm: &Shared<VmObject>, number: usize) -> Result<i32> {
     let object = Shared::new(VcpuObject {
         vm: vm.clone(),
         number,
-        run: LowmemPage::new()?,
-        ring: LowmemPage::new()?,
+        run: LowmemPage::for_process()?,
+        ring: LowmemPage::for_process()?,
         inner: Mutex::new(inner),
     })?;
     if !vm.vm.create_vcpu(number) {
@@ -103,6 +104,12 @@ impl VcpuObject {
             psci_0_2: inner.state.psci_0_2,
             now: Kernel.counter(),
         }
+    }
+
+    /// The registers, with the VM's offset of the virtual count, which the vCPU takes over when it runs.
+    fn registers<'a>(&self, inner: &'a mut Inner) -> Registers<'a> {
+        inner.state.context.timer.cntvoff = self.vm.vm.counter_offset();
+        inner.state.registers()
     }
 
     /// KVM_RUN.
@@ -183,7 +190,7 @@ impl VcpuObject {
         let register = one_reg::find(request.id, &system.hypervisor.hardware.id)?;
         let firmware = self.vm.vm.firmware();
         let surroundings = self.surroundings(system, &firmware, inner);
-        let value = one_reg::get(&mut inner.state.registers(), &surroundings, register)?;
+        let value = one_reg::get(&mut self.registers(inner), &surroundings, register)?;
         let to = UserAddress::from_field(request.addr)?;
         match register.size() {
             4 => to.write(&(value as u32))?,
@@ -203,7 +210,7 @@ impl VcpuObject {
         };
         let firmware = self.vm.vm.firmware();
         let surroundings = self.surroundings(system, &firmware, inner);
-        match one_reg::set(&mut inner.state.registers(), &surroundings, register, value)? {
+        match one_reg::set(&mut self.registers(inner), &surroundings, register, value)? {
             Effect::CounterOffset(offset) => self.vm.vm.set_counter_offset(offset),
             Effect::PsciVersion(version) => self.vm.vm.set_psci_version(version),
             // The next way into the guest looks at the timer.
