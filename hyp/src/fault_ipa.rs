@@ -44,7 +44,7 @@ pub fn resolve(trap: &Trap) -> Option<Fault> {
     ipa_of(translated, far).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
 }
 
-/// What PAR says (B4.1.112), as a page-aligned IPA.
+/// What PAR says (B4.1), as a page-aligned IPA.
 fn ipa_of(par: u64, far: u32) -> Option<u64> {
     if par & 1 != 0 {
         return None;

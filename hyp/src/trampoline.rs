@@ -28,7 +28,7 @@ use hyp_abi::layout::DATA_PAGE;
 pub unsafe extern "C" fn enter() -> ! {
     naked_asm!(
         "add r12, r1, #{parameters}",
-        // Nothing stale may be fetched once caches and translation are on (B2.2.9, B3.9.2).
+        // Nothing stale may be fetched once caches and translation are on (B2.2.9).
         "mcr p15, 0, r0, c7, c5, 0", // ICIALLU
         "mcr p15, 0, r0, c7, c5, 6", // BPIALL
         "ldrd r0, r1, [r12, #{httbr}]",
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn enter() -> ! {
         "isb",
         "mrc p15, 4, r3, c12, c0, 0", // HVBAR: the stub's
         "mrc p15, 4, r1, c1, c0, 0",  // HSCTLR: the stub's
-        // HSCTLR (B4.1.75): M, C, I and WXN on; A, EE and TE off; what reads as one is written as one.
+        // HSCTLR (B4.1): M, C, I and WXN on; A, EE and TE off; what reads as one is written as one.
         "ldr r0, ={res1}",
         "orr r0, r0, r1",
         "orr r0, r0, #(1 << 0 | 1 << 2)",

@@ -5,7 +5,7 @@
 //! configuration; HCPTR traps trace registers and, until the guest uses them, VFP and NEON; HDCR traps performance monitors and
 //! debug registers. HDCR.HPMN is the host's choice and stays.
 //!
-//! Source: ARM DDI 0406C.d, B1.14 (traps to the hypervisor), B4.1.51 to B4.1.78.
+//! Source: ARM DDI 0406C.d, B1.14 (traps to the hypervisor), B4.1.
 
 use crate::sysreg::*;
 use crate::vtimer;

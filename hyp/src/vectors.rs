@@ -12,9 +12,11 @@
 //! exception is expected: an asynchronous abort of the guest's making, drained in a window of two instructions when the
 //! guest is left.
 //!
-//! Source: ARM DDI 0406C.d, B1.8.1 (vectors), B1.8.10 (Hyp Trap), B1.9.
+//! Source: ARM DDI 0406C.d, B1.8.1 (vectors), B1.9 (Hyp Trap and the other exceptions).
 
+use crate::sysreg::{hvbar, midr};
 use crate::{panic, trampoline};
+use arch::core_id::{BranchPredictor, Midr};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use hyp_abi::context::{ExitCode, VcpuContext};
@@ -30,21 +32,29 @@ pub fn call_frame() -> u32 {
 }
 
 unsafe extern "C" {
-    /// The table below.
+    /// The tables below.
     static hyp_vectors: u8;
+    static hyp_vectors_bpiall: u8;
+    static hyp_vectors_iciallu: u8;
 }
 
-/// Points HVBAR at the table. The caller's ISB or ERET makes it count.
+/// Points HVBAR at the table that this core needs. The caller's ISB or ERET makes it count.
 pub fn install() {
-    // SAFETY: the table is in the image's text, aligned to 32 bytes, and this CPU's stack is set up.
-    unsafe { crate::sysreg::hvbar::write(&raw const hyp_vectors as u32) };
+    let table = match Midr::new(midr::read()).branch_predictor() {
+        BranchPredictor::Bpiall => &raw const hyp_vectors_bpiall,
+        BranchPredictor::Iciallu => &raw const hyp_vectors_iciallu,
+        // Nothing to do, or nothing that can be done from here.
+        BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown => &raw const hyp_vectors,
+    };
+    // SAFETY: the tables are in the image's text, aligned to 32 bytes, and this CPU's stack is set up.
+    unsafe { hvbar::write(table as u32) };
 }
 
 /// The eight vectors (B1.8.1, Table B1-3), each one branch.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".hyp.vectors")]
-unsafe extern "C" fn hyp_vectors_table() -> ! {
+unsafe extern "C" fn hyp_vectors_plain() -> ! {
     naked_asm!(
         ".balign 32",
         ".global hyp_vectors",
@@ -65,6 +75,71 @@ unsafe extern "C" fn hyp_vectors_table() -> ! {
         interrupt = sym interrupt,
     )
 }
+
+/// The same for cores whose branch predictor a guest could have trained: it is emptied before the first branch.
+///
+/// A vector has room for one instruction, and that must not be a branch. So entry n falls through the entries after it, each of
+/// which adds one to SP: behind the table SP's lower three bits, which were zero, say where the fall began. SP is aligned to
+/// eight whenever the exception comes from below. In Hyp mode itself it may be off by four, within a function's first
+/// instructions; a data abort, which is what the guard page makes, is then taken for another exception of Hyp mode's own.
+macro_rules! hardened_vectors {
+    ($(#[$doc:meta])* $function:ident, $label:literal, $empty:literal) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = ".hyp.vectors")]
+        unsafe extern "C" fn $function() -> ! {
+            naked_asm!(
+                ".balign 32",
+                concat!(".global ", $label),
+                concat!($label, ":"),
+                ".rept 7",
+                "add sp, sp, #1",
+                ".endr",
+                "nop",
+                $empty,
+                "isb",
+                "tst sp, #4",
+                "bne 3f",
+                "tst sp, #2",
+                "bne 2f",
+                "bic sp, sp, #1", // 0, 1: FIQ, IRQ
+                "b {interrupt}",
+                "2: tst sp, #1",
+                "bic sp, sp, #3",
+                "beq {trap}", // 2
+                "b {data}",   // 3
+                "3: tst sp, #2",
+                "bne 4f",
+                "tst sp, #1",
+                "bic sp, sp, #5",
+                "beq {prefetch}", // 4
+                "b {hvc}",        // 5
+                "4: bic sp, sp, #7",
+                "b {undefined}", // 6, 7
+                undefined = sym undefined_in_hyp,
+                hvc = sym hvc_in_hyp,
+                prefetch = sym prefetch_abort_in_hyp,
+                data = sym data_abort_in_hyp,
+                trap = sym trap,
+                interrupt = sym interrupt,
+            )
+        }
+    };
+}
+
+hardened_vectors!(
+    /// Cortex-A12, A17 and relatives: BPIALL.
+    hyp_vectors_for_bpiall,
+    "hyp_vectors_bpiall",
+    "mcr p15, 0, r0, c7, c5, 6"
+);
+hardened_vectors!(
+    /// Cortex-A15: BPIALL does nothing there, but ICIALLU empties the branch target buffer too (with ACTLR\[0\] set by firmware).
+    hyp_vectors_for_iciallu,
+    "hyp_vectors_iciallu",
+    "mcr p15, 0, r0, c7, c5, 0"
+);
 
 /// HVC, or a trap: the host's call, or the guest's exit.
 #[unsafe(naked)]
@@ -173,7 +248,7 @@ pub unsafe extern "C" fn enter_guest(context: *mut VcpuContext) -> u32 {
         "ldr r1, [r0, #{cpsr}]",
         "msr SPSR_hyp, r1",
         "ldr lr, [r0, #{lr}]",
-        "clrex", // a reservation of the host's must not satisfy the guest (A3.4.5)
+        "clrex", // a reservation of the host's must not satisfy the guest (A3.4.4)
         "ldm r0, {{r0-r12}}",
         "eret",
         pc = const offset_of!(VcpuContext, pc),
@@ -231,7 +306,7 @@ pub unsafe extern "C" fn drain_async_abort() -> u32 {
 /// An exception that Hyp mode itself took: onto the emergency stack with everything, whatever SP was.
 ///
 /// HTPIDR holds the slot's data page. r0 goes to the fault address register that this exception does not report in; both are
-/// Hyp mode's own and writable (B4.1.56, B4.1.60).
+/// Hyp mode's own and writable (B4.1, HDFAR and HIFAR).
 macro_rules! exception_in_hyp {
     ($(#[$doc:meta])* $name:ident, $number:literal, $scratch:literal) => {
         $(#[$doc])*

@@ -12,7 +12,7 @@
 //! Where the host has no VFPv3 (`Control::vfp` zero) nothing of this happens: the trap goes to the module, which makes the
 //! instruction undefined.
 //!
-//! Source: ARM DDI 0406C.d, A2.6.1, B1.11, B1.14.8, B4.1.58 (HCPTR), B6.1.38 (FPEXC).
+//! Source: ARM DDI 0406C.d, A2.6.1, B1.11, B1.14.8, B4.1 (HCPTR), B6.1.38 (FPEXC).
 
 use crate::per_cpu::PerCpu;
 use crate::sysreg::{hcptr, isb};
@@ -48,7 +48,7 @@ pub fn arm(host_fpexc: &mut u32) {
 pub fn give_to_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     // SAFETY: the trap is Hyp mode's own; the guest's instruction runs again without it.
     unsafe { hcptr::write(hcptr::read() & !(Hcptr::TCP10.bits() | Hcptr::TCP11.bits())) };
-    isb(); // HCPTR traps Hyp mode's own accesses too (B4.1.58)
+    isb(); // HCPTR traps Hyp mode's own accesses too (B4.1)
     here.host.vfp.fpexc = here.host.fpexc;
     save(&mut here.host.vfp);
     // From here on the host's are to be put back, whatever happens.
@@ -128,7 +128,7 @@ unsafe extern "C" fn save_registers(to: *mut Vfp) {
         "str r1, [r0, #{fpscr}]",
         "vstmia r0!, {{d0-d15}}",
         "vmrs r1, mvfr0",
-        "and r1, r1, #0xf", // A_SIMD registers: 2 is 32 doublewords (B4.1.107)
+        "and r1, r1, #0xf", // A_SIMD registers: 2 is 32 doublewords (B4.1)
         "cmp r1, #2",
         "vstmiaeq r0, {{d16-d31}}",
         "bx lr",

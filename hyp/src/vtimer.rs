@@ -5,7 +5,7 @@
 //! count stays readable). On the way out CNTV is stored and disabled, so that it cannot interrupt the host, and CNTVOFF is zero
 //! again: the host's vDSO reads CNTVCT and expects it to equal CNTPCT.
 //!
-//! Source: ARM DDI 0406C.d, B8.1.3, B4.1.31 (CNTHCTL).
+//! Source: ARM DDI 0406C.d, B8.1.3, B4.1 (CNTHCTL).
 
 use crate::sysreg::*;
 use arch::hyp_registers::Cnthctl;

@@ -89,7 +89,7 @@ fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
 
 fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     context.cp15.ttbcr = tlb::forbid_walks();
-    // Hardware clears VA when the guest takes the asynchronous abort that was made pending for it (B1.9.11).
+    // Hardware clears VA when the guest takes the asynchronous abort that was made pending for it (B1.9).
     context.control.hcr = hcr::read();
     cp15::save(&mut context.cp15);
     // SAFETY: walks are off; the guest's state is stored before the host's replaces it.

@@ -10,7 +10,7 @@
 //! is unmapped may linger in TLBs until the owner pays the [`FlushHyp`]. Tables stay until the map itself goes: the few
 //! that there are serve the next vCPU.
 //!
-//! Source: ARM DDI 0406C.d, B3.6 (format), B4.1.72 (HTCR), B4.1.73 (HTTBR).
+//! Source: ARM DDI 0406C.d, B3.6 (format), B4.1 (HTCR, HTTBR).
 
 use crate::host::{Host, OutOfMemory, Table, TablePage, TablePhys};
 use arch::addr::{HostPhys, HypVirt, PAGE_SIZE};

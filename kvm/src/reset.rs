@@ -7,7 +7,7 @@
 //!
 //! Each vCPU is a core of a virtual machine that looks like clusters of four: MPIDR says which, L2CTLR how many there are.
 //!
-//! Source: ARM DDI 0406C.d, B1.9.1 (reset), B4.1.106 (MPIDR); Cortex-A15 TRM, 4.3.48 (L2CTLR) and 4.3.28 (ACTLR).
+//! Source: ARM DDI 0406C.d, B1.9.1 (reset), B4.1 (MPIDR); Cortex-A15 TRM, 4.3.48 (L2CTLR) and 4.3.28 (ACTLR).
 
 use crate::cp15::registers::{self, Reset};
 use crate::cp15::{IdRegisters, Registers};

@@ -14,7 +14,7 @@ use crate::vgic::{Interrupt, Invalid, Kicks, Vgic};
 use crate::vmid::{LastRan, Vmids};
 use crate::vtimer;
 use arch::addr::{HostPhys, HostVirt, Ipa};
-use arch::core_id::{BranchPredictor, Midr};
+use arch::core_id::{BranchPredictor, Core, Midr};
 use arch::gic::MAX_CPUS;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -157,7 +157,7 @@ impl<H: Host> Vm<H> {
             firmware: Lock::new(Firmware {
                 version: Version::V1_0,
                 branch_hardening: branch_hardening(hypervisor),
-                store_bypass: StoreBypass::NotRequired,
+                store_bypass: store_bypass(hypervisor),
             }),
             counter_offset: AtomicU64::new(host.counter()),
         })
@@ -422,11 +422,20 @@ impl<H: Host> Vm<H> {
     }
 }
 
-/// What the guest is told about branch predictors: nothing is done for it on the way in yet, so either its core needs nothing, or it
-/// has to be told that there is no help.
+/// What the guest is told about branch predictors: where Hyp mode's vectors empty them, a call to the hypervisor is what does it.
 fn branch_hardening<H: Host>(hypervisor: &Hypervisor<H>) -> BranchHardening {
     match Midr::new(hypervisor.hardware.id.midr).branch_predictor() {
         BranchPredictor::NotVulnerable => BranchHardening::NotRequired,
+        BranchPredictor::Bpiall | BranchPredictor::Iciallu => BranchHardening::Available,
         _ => BranchHardening::Unavailable,
+    }
+}
+
+/// What the guest is told about speculative store bypass: the 32-bit cores do not do it; of the others only some, and nothing can be
+/// done about it from here.
+fn store_bypass<H: Host>(hypervisor: &Hypervisor<H>) -> StoreBypass {
+    match Midr::new(hypervisor.hardware.id.midr).core() {
+        Core::CortexA57 | Core::CortexA72 | Core::CortexA73 | Core::CortexA75 | Core::Other => StoreBypass::Unknown,
+        _ => StoreBypass::NotRequired,
     }
 }

@@ -18,7 +18,7 @@
 //! one process on one vCPU and for another on the next expects TLBs apart. Where two vCPUs of a VM take turns on one CPU, that
 //! CPU's entries of the VMID are dropped in between: [`LastRan`] tells when.
 //!
-//! Source: ARM DDI 0406C.d, B3.9 and B3.10 (TLBs, VMID), B4.1.160 (VTTBR).
+//! Source: ARM DDI 0406C.d, B3.9 and B3.10 (TLBs, VMID), B4.1 (VTTBR).
 
 use crate::host::{Host, Lock, OutOfMemory};
 use arch::addr::HostPhys;

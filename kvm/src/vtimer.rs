@@ -21,7 +21,7 @@ pub const VIRTUAL_PPI: u32 = 27;
 /// The PPI that the physical timer drives, unless the VM says otherwise.
 pub const PHYSICAL_PPI: u32 = 30;
 
-/// CTL.ENABLE: the comparator works (B4.1.28).
+/// CTL.ENABLE: the comparator works (B4.1).
 pub const CTL_ENABLE: u32 = 1 << 0;
 /// CTL.IMASK: the output is held down.
 pub const CTL_IMASK: u32 = 1 << 1;

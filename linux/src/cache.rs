@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 
-/// Bytes in the smallest data cache line of any level (CTR.DminLine is its log2 in words, B4.1.42).
+/// Bytes in the smallest data cache line of any level (CTR.DminLine is its log2 in words, B4.1).
 fn data_line() -> usize {
     let ctr: u32;
     // SAFETY: reads a register.

@@ -60,8 +60,11 @@ static WANTED: [AtomicBool; MAX_CPUS as usize] = [const { AtomicBool::new(false)
 /// The system ends: Hyp mode was given back for good.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// A flush was asked for on a CPU where Hyp mode is not ours: somebody else has to do it ([`complete_flush`]).
-static FLUSH_OWED: AtomicBool = AtomicBool::new(false);
+/// Flushes that were asked for on a CPU where Hyp mode is not ours: somebody else has to do them ([`complete_flush`]).
+static FLUSHES_OWED: AtomicU32 = AtomicU32::new(0);
+
+/// How many of those have been done.
+static FLUSHES_DONE: AtomicU32 = AtomicU32::new(0);
 
 /// How many panics of each CPU's Hyp mode have been printed.
 static PRINTED: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
@@ -274,7 +277,7 @@ pub fn call(function: Call, a: u32, b: u32, c: u32) -> Option<u32> {
 pub fn flush(function: Call, argument: u64) {
     let called = kernel::with_interrupts_off(|| call(function, argument as u32, (argument >> 32) as u32, 0));
     if called.is_none() {
-        FLUSH_OWED.store(true, Ordering::Release);
+        FLUSHES_OWED.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -288,9 +291,12 @@ unsafe extern "C" fn flush_hyp_here(address: *mut c_void) {
 
 /// Does what a flush could not do where it was asked for. Interrupts are on, no spin lock is held.
 pub fn complete_flush() {
-    if FLUSH_OWED.swap(false, Ordering::AcqRel) {
+    let owed = FLUSHES_OWED.load(Ordering::Acquire);
+    if FLUSHES_DONE.load(Ordering::Acquire) != owed {
         // SAFETY: the function ignores its argument. Each CPU that is taken flushes for all, so one suffices, whichever it is.
         unsafe { ffi::ws_on_each_cpu(flush_all_here, core::ptr::null_mut()) };
+        // Never beyond what was owed before the flush began; an older number written late costs one more flush.
+        FLUSHES_DONE.store(owed, Ordering::Release);
     }
 }
 

@@ -24,7 +24,7 @@ macro_rules! read {
 fn ccsidr(csselr: u32) -> u32 {
     let value: u32;
     // SAFETY: CSSELR and CCSIDR are a pair; interrupts are off (`read`), so nobody selects another cache in between. The ISB makes the
-    // selection count (B4.1.41).
+    // selection count (B4.1).
     unsafe {
         asm!(
             "mcr p15, 2, {csselr}, c0, c0, 0",

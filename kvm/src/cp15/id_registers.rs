@@ -4,7 +4,7 @@
 //! Guests read these registers without a trap and so see the host's own; a process reads them to learn what it virtualizes,
 //! and may write nothing but what is there: a VM that moves to another machine must find the same core.
 //!
-//! Source: ARM DDI 0406C.d, B4.1 (each register), B4.1.20 (CLIDR); Documentation/virt/kvm/api.rst of Linux 5.6, section 4.68.
+//! Source: ARM DDI 0406C.d, B4.1 (each register); Documentation/virt/kvm/api.rst of Linux 5.6, section 4.68.
 
 use super::Name;
 use arch::caches::{CacheType, Clidr};

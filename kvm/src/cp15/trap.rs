@@ -13,7 +13,7 @@
 //!
 //! Debug and trace registers (CP14) read as zero and ignore writes, as KVM/ARM had it.
 //!
-//! Source: ARM DDI 0406C.d, B1.14.4 to B1.14.12 (traps to Hyp mode), B4.1.26 (CNTKCTL), C12.8.2 (PMUSERENR).
+//! Source: ARM DDI 0406C.d, B1.14.4 to B1.14.12 (traps to Hyp mode), B4.1 (CNTKCTL), C12.8.2 (PMUSERENR).
 
 use super::registers::{self, Access, Place};
 use super::{Name, Registers};
