@@ -166,7 +166,35 @@ static void mm_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 	ws_rust_mm_release(watch->vm);
 }
 
+/* int, and bool in newer kernels. */
+typedef typeof(((struct mmu_notifier_ops *)NULL)->test_young(NULL, NULL, 0)) young_t;
+
+static young_t clear_flush_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start,
+				 unsigned long end)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	return ws_rust_mm_clear_young(watch->vm, start, end, 1) != 0;
+}
+
+static young_t clear_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	return ws_rust_mm_clear_young(watch->vm, start, end, 0) != 0;
+}
+
+static young_t test_young(struct mmu_notifier *notifier, struct mm_struct *mm, unsigned long address)
+{
+	struct mm_watch *watch = container_of(notifier, struct mm_watch, notifier);
+
+	return ws_rust_mm_test_young(watch->vm, address) != 0;
+}
+
 static const struct mmu_notifier_ops watch_operations = {
+	.clear_flush_young = clear_flush_young,
+	.clear_young = clear_young,
+	.test_young = test_young,
 	.invalidate_range_start = invalidate_begin,
 	.invalidate_range_end = invalidate_end,
 	.release = mm_release,

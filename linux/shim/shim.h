@@ -103,6 +103,8 @@ void ws_rust_cpu_wakes(void);
 void ws_rust_system_ends(void);
 int ws_rust_mm_invalidate_begin(void *vm, unsigned long start, unsigned long end, u32 may_block);
 void ws_rust_mm_invalidate_end(void *vm, unsigned long start, unsigned long end);
+u32 ws_rust_mm_clear_young(void *vm, unsigned long start, unsigned long end, u32 flush);
+u32 ws_rust_mm_test_young(void *vm, unsigned long address);
 void ws_rust_mm_release(void *vm);
 
 /* Kinds of descriptors that ws_fd makes. */

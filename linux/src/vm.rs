@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
 use crate::{device, vcpu};
-use arch::addr::HostVirt;
+use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::core_id::{Core, Midr};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -273,6 +273,29 @@ unsafe extern "C" fn ws_rust_mm_invalidate_begin(vm: *mut c_void, start: usize, 
 unsafe extern "C" fn ws_rust_mm_invalidate_end(vm: *mut c_void, _start: usize, _end: usize) {
     // SAFETY: promised by the caller.
     unsafe { watched(vm) }.memory.invalidate_end();
+}
+
+/// The host wants to know whether the guest used memory, and forgets it.
+///
+/// # Safety
+/// As [`watched`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ws_rust_mm_clear_young(vm: *mut c_void, start: usize, end: usize, flush: u32) -> u32 {
+    let range = HostVirt::new(start as u32)..HostVirt::new(end as u32);
+    // SAFETY: promised by the caller.
+    unsafe { watched(vm) }.memory.clear_young(range, flush != 0).into()
+}
+
+/// The host wants to know whether the guest used a page.
+///
+/// # Safety
+/// As [`watched`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ws_rust_mm_test_young(vm: *mut c_void, address: usize) -> u32 {
+    let start = HostVirt::new(address as u32).page();
+    let Some(end) = start.checked_add(PAGE_SIZE as u32) else { return 0 };
+    // SAFETY: promised by the caller.
+    unsafe { watched(vm) }.memory.test_young(start..end).into()
 }
 
 /// The process dies.
