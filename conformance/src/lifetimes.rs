@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What lives how long: descriptors closed in every order, processes that die, and what is left of them: nothing.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use uapi::*;
+
+use crate::Case;
+use crate::code::Program;
+use crate::machine::{DEVICE, Machine, RAM, await_that};
+use crate::memory_map::{Memory, PAGE, memory_file};
+use crate::sys::{Fd, process, unload};
+use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
+
+/// The table.
+pub const CASES: &[Case] = &[
+    Case::of("a vCPU runs on when everything else is closed", vcpu_alone),
+    Case::of("descriptors can be closed in every order, with the vCPU running", every_order).within(300),
+    Case::of("descriptors can be closed in every order, without it", every_order_at_rest).within(120),
+    Case::of("the guest's memory can go before the VM", memory_first),
+    Case::of("a VM outlives its process in another's descriptor, of no use there (EIO)", outlived),
+    Case::of("three hundred VMs run, each with its own memory, again and again", many).within(600),
+    Case::of("the module counts its descriptors, and stays while there are any", use_count),
+    Case::of("a killed process leaves no memory behind", killed).within(600),
+    Case::of("a process that ends leaves no memory behind", ended).within(600),
+];
+
+/// A guest that counts in the word at [`PAGE`].
+fn counting() -> Program {
+    let mut program = Program::new();
+    program.set(1, RAM + PAGE as u32);
+    let top = program.label();
+    program.add(2, 1).str(2, 1, 0).branch(top);
+    program
+}
+
+fn vcpu_alone() -> Verdict {
+    let mut program = Program::new();
+    program.set(1, DEVICE).str(1, 1, 0).power_off();
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    let gic = machine.gic()?;
+    let Machine { kvm, vm, ram: _ram } = machine;
+    drop((gic, kvm, vm));
+    vcpu.expect_write(DEVICE, 4, DEVICE)?;
+    vcpu.expect_off()
+}
+
+/// All orders of `count` things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let insert = |order: &Vec<usize>, at: usize| {
+        let mut order = order.clone();
+        order.insert(at, count - 1);
+        order
+    };
+    orders(count - 1).iter().flat_map(|order| (0..count).map(move |at| insert(order, at)).collect::<Vec<_>>()).collect()
+}
+
+fn every_order() -> Verdict {
+    for order in orders(4) {
+        let machine = Machine::new(&counting())?;
+        let vcpu = machine.vcpu(0)?;
+        let second = machine.vcpu(1)?;
+        let gic = machine.gic()?;
+        let running = vcpu.start();
+        await_that(|| machine.ram.read(PAGE) != 0).succeeds("waiting for the guest")?;
+        let Machine { kvm, vm, ram } = machine;
+        // Another vCPU stands for the one that runs, whose descriptor its thread still needs: that one is closed last.
+        let mut all: [Option<Box<dyn Any>>; 4] =
+            [Some(Box::new(kvm)), Some(Box::new(vm)), Some(Box::new(gic)), Some(Box::new(second))];
+        for index in &order {
+            all[*index] = None;
+            let before = ram.read(PAGE);
+            await_that(|| ram.read(PAGE) != before).succeeds(format_args!("waiting for the guest, order {order:?}"))?;
+        }
+        running.stop()?;
+        equal(Arc::strong_count(&vcpu), 1, "who holds the vCPU")?;
+    }
+    Ok(())
+}
+
+fn every_order_at_rest() -> Verdict {
+    let mut program = Program::new();
+    program.power_off();
+    for order in orders(5) {
+        let machine = Machine::new(&program)?;
+        let vcpu = machine.vcpu(0)?;
+        let gic = machine.gic()?;
+        vcpu.expect_off()?;
+        let Machine { kvm, vm, ram: _ram } = machine;
+        let vcpu = Arc::into_inner(vcpu).expect("nobody else has it");
+        let mut all: [Option<Box<dyn Any>>; 5] = [
+            Some(Box::new(kvm)),
+            Some(Box::new(vm)),
+            Some(Box::new(gic)),
+            Some(Box::new(vcpu.fd)),
+            Some(Box::new(vcpu.page)),
+        ];
+        for index in order {
+            all[index] = None;
+        }
+    }
+    Ok(())
+}
+
+fn memory_first() -> Verdict {
+    let machine = Machine::new(&counting())?;
+    let vcpu = machine.vcpu(0)?;
+    let running = vcpu.start();
+    await_that(|| machine.ram.read(PAGE) != 0).succeeds("waiting for the guest")?;
+    let bytes = machine.ram.bytes();
+    machine.ram.unmap(0..bytes).succeeds("munmap")?;
+    running.result_or_errno()?.fails(Errno::EFAULT, "KVM_RUN when all memory is unmapped")?;
+    vcpu.run().fails(Errno::EFAULT, "KVM_RUN again")
+}
+
+/// Waits for a child that should end well.
+fn reap(child: Pid) -> Verdict {
+    equal(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "a child's end")
+}
+
+fn outlived() -> Verdict {
+    // Said in words of memory that all three processes share: 1 the owner is gone, 2 all good, 3 not.
+    let file = memory_file(PAGE).succeeds("memfd_create")?;
+    let said = Memory::of_file(&file, PAGE, true).succeeds("mmap")?;
+    let owner = process(|| {
+        let made = || {
+            let machine = Machine::new(&counting())?;
+            let vcpu = machine.vcpu(0)?;
+            let gic = machine.gic()?;
+            Ok::<_, Failure>((machine, vcpu, gic))
+        };
+        let Ok((machine, vcpu, gic)) = made() else { return 1 };
+        let heir = process(|| {
+            let gone = await_that(|| said.read(0) == 1).is_ok();
+            let eio = vcpu.fd.value(KVM_RUN, 0) == Err(Errno::EIO)
+                && machine.vm.value(KVM_CHECK_EXTENSION, 0) == Err(Errno::EIO)
+                && gic.give(KVM_GET_DEVICE_ATTR, &mut [0u8; 24]) == Err(Errno::EIO);
+            said.write(4, if gone && eio { 2 } else { 3 });
+            0
+        });
+        if heir.is_ok() { 0 } else { 2 }
+    })
+    .succeeds("fork")?;
+    reap(owner)?;
+    said.write(0, 1);
+    await_that(|| said.read(4) != 0).succeeds("waiting for the heir")?;
+    equal(said.read(4), 2, "what the heir says")
+}
+
+fn many() -> Verdict {
+    const VMS: u32 = 300;
+    let mut program = Program::new();
+    program.set(1, RAM + PAGE as u32).set(3, DEVICE);
+    let top = program.label();
+    program.ldr(2, 1, 0).str(2, 3, 0).branch(top);
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 4096, 4096);
+    let kvm = Fd::kvm().succeeds("opening /dev/kvm")?;
+    let mut machines = Vec::new();
+    for number in 0..VMS {
+        let memory = Memory::new(2 * PAGE).succeeds("mmap")?;
+        let machine = Machine::over(memory, &program)?;
+        machine.ram.write(PAGE, number);
+        let vcpu = machine.vcpu(0)?;
+        machines.push((machine, vcpu));
+    }
+    drop(kvm);
+    for round in 0..3 {
+        for (number, (machine, vcpu)) in (0..).zip(&machines) {
+            vcpu.expect_write(DEVICE, 4, number + round * 1000)?;
+            machine.ram.write(PAGE, number + (round + 1) * 1000);
+        }
+    }
+    Ok(())
+}
+
+/// The module's name.
+const MODULE: &str = "worldswitch";
+
+/// How many users the module has; `None` where KVM is something else.
+fn users() -> Result<Option<u32>, Failure> {
+    let modules =
+        std::fs::read_to_string("/proc/modules").map_err(|error| Failure::new(format!("/proc/modules: {error}")))?;
+    let line = modules.lines().find_map(|line| line.strip_prefix(MODULE)?.strip_prefix(' '));
+    Ok(line.and_then(|line| line.split(' ').nth(1)?.parse().ok()))
+}
+
+fn use_count() -> Verdict {
+    let Some(before) = users()? else { return Ok(()) };
+    equal(before, 0, "users while nothing is open")?;
+    let (kvm, vm) = Machine::empty()?;
+    let vcpu = vm.create(KVM_CREATE_VCPU, 0).succeeds("KVM_CREATE_VCPU")?;
+    equal(users()?, Some(3), "users while three descriptors are open")?;
+    unload(c"worldswitch").fails(Errno::EAGAIN, "unloading the module")?;
+    drop((kvm, vm));
+    equal(users()?, Some(1), "users while a vCPU is open")?;
+    unload(c"worldswitch").fails(Errno::EAGAIN, "unloading the module")?;
+    holds(vcpu.number() > 2, "the vCPU is open")?;
+    drop(vcpu);
+    await_that(|| matches!(users(), Ok(Some(0)))).succeeds("waiting until nobody uses the module")
+}
+
+/// Kilobytes of memory in use that the page cache does not account for.
+fn used() -> Result<i64, Failure> {
+    // What can be freed is, so that it does not count.
+    let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
+    let text =
+        std::fs::read_to_string("/proc/meminfo").map_err(|error| Failure::new(format!("/proc/meminfo: {error}")))?;
+    let field = |name: &str| -> Result<i64, Failure> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.ok_or_else(|| Failure::new(format!("/proc/meminfo has no {name}")))
+    };
+    let free = ["MemFree", "Buffers", "Cached", "SReclaimable"].into_iter().map(field).sum::<Result<i64, Failure>>()?;
+    Ok(field("MemTotal")? - free)
+}
+
+/// Kilobytes that a process's VM may seem to leave behind: less than the page that one thing forgotten would take.
+const NOISE: f64 = 2.0;
+/// Processes in a round.
+const PROCESSES: u32 = 100;
+
+/// Has processes come and go, and looks at what is left. The kernel keeps something for later uses, up to a limit; what is lost
+/// shows in each round anew.
+fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
+    let mut growth = Vec::new();
+    let mut before = used()?;
+    for _ in 0..4 {
+        for _ in 0..PROCESSES {
+            one()?;
+        }
+        let now = used()?;
+        growth.push(now - before);
+        before = now;
+    }
+    let least = growth.iter().copied().min().unwrap_or(0) as f64 / f64::from(PROCESSES);
+    holds(least < NOISE, format_args!("in rounds of {PROCESSES} processes, memory in use grew by {growth:?} KiB"))?;
+    match users()? {
+        Some(users) => equal(users, 0, "users of the module afterwards"),
+        None => Ok(()),
+    }
+}
+
+/// A VM with two vCPUs, a GIC and some memory, whose guest runs: what a process has when it dies.
+fn busy_machine(memory: Memory) -> Result<(Machine, Arc<crate::machine::Vcpu>), Failure> {
+    let machine = Machine::over(memory, &counting())?;
+    let vcpu = machine.vcpu(0)?;
+    let _second = machine.vcpu(1)?;
+    let _gic = machine.gic()?;
+    Ok((machine, vcpu))
+}
+
+fn killed() -> Verdict {
+    let file = memory_file(16 * PAGE).succeeds("memfd_create")?;
+    // Shared, so that this process sees the guest run.
+    let seen = Memory::of_file(&file, 16 * PAGE, true).succeeds("mmap")?;
+    leaves_nothing(|| {
+        seen.write(PAGE, 0);
+        let child = process(|| {
+            let Ok(memory) = Memory::of_file(&file, 16 * PAGE, true) else { return 1 };
+            let Ok((_machine, vcpu)) = busy_machine(memory) else { return 2 };
+            let _ = vcpu.run();
+            3
+        })
+        .succeeds("fork")?;
+        await_that(|| seen.read(PAGE) != 0).succeeds("waiting for the guest")?;
+        kill(child, Signal::SIGKILL).succeeds("kill")?;
+        equal(waitpid(child, None), Ok(WaitStatus::Signaled(child, Signal::SIGKILL, false)), "the child's end")
+    })
+}
+
+fn ended() -> Verdict {
+    leaves_nothing(|| {
+        let child = process(|| {
+            let Ok(memory) = Memory::new(64 * PAGE) else { return 1 };
+            let Ok((machine, vcpu)) = busy_machine(memory) else { return 2 };
+            let running = vcpu.start();
+            let counted = await_that(|| machine.ram.read(PAGE) != 0);
+            // The other thread still runs the guest.
+            let _running = running;
+            std::thread::sleep(Duration::from_millis(1));
+            if counted.is_ok() { 0 } else { 3 }
+        })
+        .succeeds("fork")?;
+        reap(child)
+    })
+}
