@@ -62,10 +62,7 @@ impl Board {
         };
         match self {
             Board::Virt => virt,
-            Board::VirtEl1 => Description {
-                machine: "virt,virtualization=off,gic-version=2",
-                ..virt
-            },
+            Board::VirtEl1 => Description { machine: "virt,virtualization=off,gic-version=2", ..virt },
             Board::VexpressA15 => Description {
                 machine: "vexpress-a15,virtualization=on,secure=off",
                 cpu: None,
@@ -103,20 +100,14 @@ impl Board {
 
     /// Its name on the command line.
     pub fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
 /// Copies the device tree `from` to `to` with the node `name` switched on.
 pub fn switch_on(from: &Path, to: &Path, name: &str) -> Result<()> {
-    let mut blob = fs::read(from).with_context(|| {
-        format!(
-            "{}: cannot be read: this kernel has no device tree for the board",
-            from.display()
-        )
-    })?;
+    let mut blob = fs::read(from)
+        .with_context(|| format!("{}: cannot be read: this kernel has no device tree for the board", from.display()))?;
     let Some(at) = status_of(&blob, name) else {
         bail!("{}: has no node {name} with a status", from.display());
     };
@@ -137,9 +128,7 @@ fn status_of(blob: &[u8], name: &str) -> Option<std::ops::Range<usize>> {
     const END_NODE: u32 = 2;
     const PROPERTY: u32 = 3;
     const NOP: u32 = 4;
-    let word = |at: usize| -> Option<u32> {
-        Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?))
-    };
+    let word = |at: usize| -> Option<u32> { Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?)) };
     let text = |at: usize| -> Option<&[u8]> { blob.get(at..)?.split(|byte| *byte == 0).next() };
     let mut at = word(8)? as usize;
     let strings = word(12)? as usize;
@@ -217,10 +206,7 @@ mod tests {
         switch_on(&from, &to, "serial@1").expect("switched on");
         let blob = fs::read(&to).expect("read");
         assert_eq!(blob.len(), tree().len());
-        assert_eq!(
-            &blob[status_of(&blob, "serial@1").expect("status")],
-            b"okay\0\0\0\0\0"
-        );
+        assert_eq!(&blob[status_of(&blob, "serial@1").expect("status")], b"okay\0\0\0\0\0");
         assert!(switch_on(&from, &to, "serial@2").is_err());
     }
 

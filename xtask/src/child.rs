@@ -31,8 +31,7 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let file = std::fs::File::create(log)
-        .with_context(|| format!("{}: cannot be created", log.display()))?;
+    let file = std::fs::File::create(log).with_context(|| format!("{}: cannot be created", log.display()))?;
     let status = command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
@@ -45,26 +44,15 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     let tail = lines[lines.len().saturating_sub(15)..].join("\n  ");
-    bail!(
-        "{}: {status}\n  {tail}\n(all of it: {})",
-        typed(command),
-        log.display()
-    )
+    bail!("{}: {status}\n  {tail}\n(all of it: {})", typed(command), log.display())
 }
 
 /// Runs `command` and returns its standard output; its standard error becomes the message if it fails.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{}: cannot be started", typed(command)))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("{}: cannot be started", typed(command)))?;
     if !output.status.success() {
-        bail!(
-            "{}: {}: {}",
-            typed(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{}: {}: {}", typed(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output.stdout)
 }

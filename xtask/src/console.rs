@@ -18,11 +18,7 @@ pub struct Follower {
 impl Follower {
     /// Follows `path`, which need not be there yet.
     pub fn new(path: &Path) -> Follower {
-        Follower {
-            path: path.to_path_buf(),
-            file: None,
-            partial: Vec::new(),
-        }
+        Follower { path: path.to_path_buf(), file: None, partial: Vec::new() }
     }
 
     /// The lines that have become whole since the last call.
@@ -42,10 +38,7 @@ impl Follower {
             return Vec::new();
         };
         let whole: Vec<u8> = self.partial.drain(..=end).collect();
-        String::from_utf8_lossy(&whole)
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
     }
 }
 
@@ -101,10 +94,7 @@ const BAD: [&str; 20] = [
 /// The first line of a host's log that no good run has. What a guest said there (`guest: `) is the guest's business.
 pub fn first_bad_line(log: &Path) -> Option<String> {
     let text = fs::read(log).ok()?;
-    String::from_utf8_lossy(&text)
-        .lines()
-        .find(|line| is_bad(line))
-        .map(|line| line.trim_end().to_owned())
+    String::from_utf8_lossy(&text).lines().find(|line| is_bad(line)).map(|line| line.trim_end().to_owned())
 }
 
 /// Whether `line` is one that no good run has.
@@ -138,25 +128,16 @@ mod tests {
         let failed = "[1.0] worldswitch 0123 load-failed insmod: can't insert: No such device";
         assert_eq!(
             Mark::find(failed, "0123"),
-            Some(Mark::LoadFailed(
-                "insmod: can't insert: No such device".to_owned()
-            ))
+            Some(Mark::LoadFailed("insmod: can't insert: No such device".to_owned()))
         );
-        assert_eq!(
-            Mark::find("worldswitch 0123 ready", "0123"),
-            Some(Mark::Ready)
-        );
+        assert_eq!(Mark::find("worldswitch 0123 ready", "0123"), Some(Mark::Ready));
         assert_eq!(Mark::find("worldswitch 0123 status x", "0123"), None);
     }
 
     #[test]
     fn bad_lines_are_the_hosts_only() {
-        assert!(is_bad(
-            "[ 1.0] WARNING: CPU: 0 PID: 1 at kernel/softirq.c:1"
-        ));
-        assert!(is_bad(
-            "[ 1.0] Internal error: Oops - undefined instruction: 0"
-        ));
+        assert!(is_bad("[ 1.0] WARNING: CPU: 0 PID: 1 at kernel/softirq.c:1"));
+        assert!(is_bad("[ 1.0] Internal error: Oops - undefined instruction: 0"));
         assert!(!is_bad("[ 1.0] guest: Kernel panic - not syncing"));
         assert!(!is_bad("[ 1.0] debug: nothing"));
     }

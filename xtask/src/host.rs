@@ -109,10 +109,7 @@ pub struct Tokens {
 impl Tokens {
     /// New ones.
     pub fn new() -> Tokens {
-        Tokens {
-            host: console::token(),
-            guest: console::token(),
-        }
+        Tokens { host: console::token(), guest: console::token() }
     }
 }
 
@@ -123,9 +120,7 @@ impl Host {
             Ok(products) => Some(products),
             Err(error) if load => return Err(error),
             Err(error) => {
-                crate::progress(&format!(
-                    "going on without module, wsvm and guests: {error:#}"
-                ));
+                crate::progress(&format!("going on without module, wsvm and guests: {error:#}"));
                 None
             }
         };
@@ -233,13 +228,7 @@ impl Host {
     }
 
     /// Adds Debian's kernel, a root file system and the `guest` command to `image`.
-    fn add_linux_guest(
-        &self,
-        image: &mut Initramfs,
-        module: &Path,
-        tokens: &Tokens,
-        size: (&str, &str),
-    ) -> Result<()> {
+    fn add_linux_guest(&self, image: &mut Initramfs, module: &Path, tokens: &Tokens, size: (&str, &str)) -> Result<()> {
         let mut guest = Initramfs::new(
             &self.busybox,
             &[
@@ -307,10 +296,7 @@ pub fn status(ended: &Ended) -> Result<u8> {
     let how = if ended.timed_out {
         "the host took too long and was ended (--timeout)".to_owned()
     } else {
-        format!(
-            "the host ended before its command did (QEMU: {})",
-            ended.qemu
-        )
+        format!("the host ended before its command did (QEMU: {})", ended.qemu)
     };
     bail!("{how}\n{lines}\n(all of it: {log})");
 }

@@ -34,12 +34,8 @@ pub struct Initramfs {
 impl Initramfs {
     /// busybox and `/init`, with `settings` for it.
     pub fn new(busybox: &Path, settings: &[(&str, &str)]) -> Result<Initramfs> {
-        let mut new = Initramfs {
-            nodes: BTreeMap::new(),
-        };
-        for folder in [
-            "dev", "proc", "sys", "tmp", "root", "sbin", "usr/bin", "usr/sbin", "run",
-        ] {
+        let mut new = Initramfs { nodes: BTreeMap::new() };
+        for folder in ["dev", "proc", "sys", "tmp", "root", "sbin", "usr/bin", "usr/sbin", "run"] {
             new.folder(folder);
         }
         // The kernel opens /dev/console for init before anything is mounted.
@@ -59,8 +55,7 @@ impl Initramfs {
 
     /// Adds the file `from`.
     pub fn file(&mut self, from: &Path, path: &str) -> Result<()> {
-        let metadata =
-            fs::metadata(from).with_context(|| format!("{}: cannot be read", from.display()))?;
+        let metadata = fs::metadata(from).with_context(|| format!("{}: cannot be read", from.display()))?;
         let mode = metadata.permissions().mode() & 0o777;
         self.put(path, Node::File(from.to_path_buf(), mode));
         Ok(())
@@ -72,8 +67,7 @@ impl Initramfs {
             Some((from, to)) => (PathBuf::from(from), to.to_owned()),
             None => {
                 let from = PathBuf::from(argument);
-                let whole = fs::canonicalize(&from)
-                    .with_context(|| format!("--with {argument}: cannot be read"))?;
+                let whole = fs::canonicalize(&from).with_context(|| format!("--with {argument}: cannot be read"))?;
                 let Some(name) = whole.file_name().and_then(|name| name.to_str()) else {
                     bail!("--with {argument}: has no name; say where it goes, as PATH:DEST");
                 };
@@ -84,13 +78,11 @@ impl Initramfs {
         if to.split('/').any(|part| part == "..") {
             bail!("--with {argument}: DEST must not contain '..'");
         }
-        self.tree(&from, &to)
-            .with_context(|| format!("--with {argument}"))
+        self.tree(&from, &to).with_context(|| format!("--with {argument}"))
     }
 
     fn tree(&mut self, from: &Path, to: &str) -> Result<()> {
-        let metadata =
-            fs::metadata(from).with_context(|| format!("{}: cannot be read", from.display()))?;
+        let metadata = fs::metadata(from).with_context(|| format!("{}: cannot be read", from.display()))?;
         if metadata.is_file() {
             return self.file(from, to);
         }
@@ -147,25 +139,19 @@ impl Initramfs {
                     put(&mut out, entry, b"")
                 }
                 Node::File(from, mode) => {
-                    let bytes = fs::read(from)
-                        .with_context(|| format!("{}: cannot be read", from.display()))?;
+                    let bytes = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
                     put(&mut out, entry.mode(0o100000 | mode), &bytes)
                 }
             }
             .with_context(cannot)?;
         }
-        newc::trailer(&mut out)
-            .and_then(|out| out.flush())
-            .with_context(cannot)
+        newc::trailer(&mut out).and_then(|out| out.flush()).with_context(cannot)
     }
 }
 
 /// Settings as a shell reads them.
 pub fn assignments(settings: &[(&str, &str)]) -> String {
-    settings
-        .iter()
-        .map(|(name, value)| format!("{name}={}\n", quoted(value)))
-        .collect()
+    settings.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect()
 }
 
 /// `text` as one word for a shell.
@@ -194,12 +180,7 @@ mod tests {
         fs::create_dir_all(folder.path().join("tests/deep")).expect("made");
         fs::write(folder.path().join("tests/deep/one"), "1").expect("written");
         let mut image = Initramfs::new(&busybox, &[("EXEC", "it's")]).expect("made");
-        image
-            .with(&format!(
-                "{}:/opt/tests/",
-                folder.path().join("tests").display()
-            ))
-            .expect("added");
+        image.with(&format!("{}:/opt/tests/", folder.path().join("tests").display())).expect("added");
         let file = folder.path().join("image");
         image.write(&file).expect("written");
 

@@ -22,22 +22,15 @@ pub struct Layout {
 impl Layout {
     /// The layout of the workspace that this program was built in.
     pub fn new() -> Result<Layout> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask's folder has no parent")?
-            .to_path_buf();
+        let root =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask's folder has no parent")?.to_path_buf();
         let cargo_target = match std::env::var_os("CARGO_TARGET_DIR") {
             Some(folder) => std::path::absolute(folder)?,
             None => root.join("target"),
         };
         let state = root.join("target/worldswitch");
-        std::fs::create_dir_all(&state)
-            .with_context(|| format!("{}: cannot be created", state.display()))?;
-        Ok(Layout {
-            root,
-            state,
-            cargo_target,
-        })
+        std::fs::create_dir_all(&state).with_context(|| format!("{}: cannot be created", state.display()))?;
+        Ok(Layout { root, state, cargo_target })
     }
 
     /// A path below `target/worldswitch`.
@@ -49,8 +42,7 @@ impl Layout {
     pub fn lock(&self) -> Result<File> {
         use rustix::fs::{FlockOperation, flock};
         let path = self.state("lock");
-        let file = File::create(&path)
-            .with_context(|| format!("{}: cannot be created", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("{}: cannot be created", path.display()))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             crate::progress("waiting for another cargo xtask to finish setting up or building");
             flock(&file, FlockOperation::LockExclusive)

@@ -89,23 +89,13 @@ pub fn channel_log(layout: &Layout, name: &str) -> PathBuf {
 pub type Watch<'a> = &'a mut dyn FnMut(Option<&str>) -> ControlFlow<()>;
 
 /// Starts a host and stays with it until it ends. What comes out of the second port goes to `channel` as it comes.
-pub fn run(
-    layout: &Layout,
-    boot: &Boot,
-    channel: Box<dyn Write + Send>,
-    watch: Watch,
-) -> Result<Ended> {
+pub fn run(layout: &Layout, boot: &Boot, channel: Box<dyn Write + Send>, watch: Watch) -> Result<Ended> {
     let log = console_log(layout, boot.name);
     let mut command = qemu_command(layout, boot, &log)?;
     std::fs::create_dir_all(layout.state("logs"))?;
     let _ = std::fs::remove_file(&log);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("{}: cannot be started", crate::child::typed(&command)))?;
-    let copier = child
-        .stdout
-        .take()
-        .map(|pipe| thread::spawn(move || copy(pipe, channel)));
+    let mut child = command.spawn().with_context(|| format!("{}: cannot be started", crate::child::typed(&command)))?;
+    let copier = child.stdout.take().map(|pipe| thread::spawn(move || copy(pipe, channel)));
     let ended = attend(&mut child, boot, &log, watch);
     if ended.is_err() {
         let _ = child.kill();
@@ -137,13 +127,7 @@ fn attend(child: &mut Child, boot: &Boot, log: &Path, watch: Watch) -> Result<En
             }
         }
         if let Some(qemu) = gone {
-            return Ok(Ended {
-                status,
-                load_failed,
-                timed_out,
-                qemu,
-                log: log.to_path_buf(),
-            });
+            return Ok(Ended { status, load_failed, timed_out, qemu, log: log.to_path_buf() });
         }
         stopped |= watch(None).is_break();
         let now = Instant::now();
@@ -178,15 +162,7 @@ fn qemu_command(layout: &Layout, boot: &Boot, log: &Path) -> Result<Command> {
         .args(["-machine", board.machine])
         .args(["-smp", &boot.smp.unwrap_or(board.cpus).to_string()])
         .args(["-m", boot.mem])
-        .args([
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-nic",
-            "none",
-            "-no-reboot",
-        ])
+        .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(boot.kernel.image())
         .arg("-initrd")
@@ -205,17 +181,11 @@ fn qemu_command(layout: &Layout, boot: &Boot, log: &Path) -> Result<Command> {
             None if original.exists() => {
                 command.arg("-dtb").arg(original);
             }
-            None => bail!(
-                "{}: this kernel has no device tree for the board",
-                original.display()
-            ),
+            None => bail!("{}: this kernel has no device tree for the board", original.display()),
         }
     }
     // A panic ends QEMU at once (-no-reboot); what user space writes to the kernel log is never dropped.
-    let mut line = format!(
-        "console={},115200 panic=-1 printk.devkmsg=on",
-        board.console
-    );
+    let mut line = format!("console={},115200 panic=-1 printk.devkmsg=on", board.console);
     if boot.terminal == Terminal::Console {
         line += " quiet";
     }
@@ -223,12 +193,8 @@ fn qemu_command(layout: &Layout, boot: &Boot, log: &Path) -> Result<Command> {
     command.args(["-append", line.trim_end()]);
 
     let to_file = |id: &str, path: &Path| format!("file,id={id},path={}", escaped(path));
-    let to_person = |id: &str, path: &Path| {
-        format!(
-            "stdio,id={id},mux=on,signal=off,logfile={},logappend=off",
-            escaped(path)
-        )
-    };
+    let to_person =
+        |id: &str, path: &Path| format!("stdio,id={id},mux=on,signal=off,logfile={},logappend=off", escaped(path));
     let console = match boot.terminal {
         Terminal::Console => to_person("console", log),
         _ => to_file("console", log),

@@ -51,11 +51,7 @@ pub fn run(layout: &Layout, command: &RunCommand) -> Result<u8> {
         kernel::ensure(layout, &command.guest_kernel)?
     };
     host.guests_run(kernel, &command.guest_append);
-    let machine = format!(
-        "--mem {} --cpus {}",
-        quoted(&command.guest_mem),
-        command.guest_cpus
-    );
+    let machine = format!("--mem {} --cpus {}", quoted(&command.guest_mem), command.guest_cpus);
     match &command.exec {
         Some(script) => {
             let script = format!("exec guest -c {} {machine}", quoted(script));
@@ -75,32 +71,25 @@ fn execute(layout: &Layout, host: &Host, script: &str) -> Result<u8> {
     let started = Instant::now();
     let mut failure = None;
     let mut panicked = None;
-    let ended = host.boot(
-        layout,
-        "run",
-        &tokens,
-        Task::Script(script),
-        Box::new(io::stdout()),
-        &mut |line| {
-            if let Some(line) = line.and_then(|line| Some(line.split_once("guest: ")?.1)) {
-                if Mark::find(line, &tokens.guest) == Some(Mark::Ready) {
-                    report_time(started.elapsed());
-                }
-                if line.contains("Kernel panic") {
-                    failure.get_or_insert(line.to_owned());
-                    panicked.get_or_insert(Instant::now());
-                }
-                if line.starts_with("did not come to its end") {
-                    failure.get_or_insert(line.to_owned());
-                }
+    let ended = host.boot(layout, "run", &tokens, Task::Script(script), Box::new(io::stdout()), &mut |line| {
+        if let Some(line) = line.and_then(|line| Some(line.split_once("guest: ")?.1)) {
+            if Mark::find(line, &tokens.guest) == Some(Mark::Ready) {
+                report_time(started.elapsed());
             }
-            // A guest that has panicked stands still: what its kernel has to say takes a moment.
-            match panicked {
-                Some(since) if since.elapsed() > Duration::from_secs(3) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
+            if line.contains("Kernel panic") {
+                failure.get_or_insert(line.to_owned());
+                panicked.get_or_insert(Instant::now());
             }
-        },
-    )?;
+            if line.starts_with("did not come to its end") {
+                failure.get_or_insert(line.to_owned());
+            }
+        }
+        // A guest that has panicked stands still: what its kernel has to say takes a moment.
+        match panicked {
+            Some(since) if since.elapsed() > Duration::from_secs(3) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    })?;
     match failure {
         Some(why) => guest_failed(&ended, &why),
         None => host::status(&ended),
@@ -110,10 +99,7 @@ fn execute(layout: &Layout, host: &Host, script: &str) -> Result<u8> {
 fn guest_failed(ended: &Ended, why: &str) -> Result<u8> {
     host::complain(ended);
     let lines = console::tail(&ended.log, 20);
-    crate::progress(&format!(
-        "the guest: {why}\n{lines}\n(all of it: {})",
-        ended.log.display()
-    ));
+    crate::progress(&format!("the guest: {why}\n{lines}\n(all of it: {})", ended.log.display()));
     Ok(NOT_RUN)
 }
 
@@ -126,25 +112,13 @@ fn interact(layout: &Layout, host: &Host, script: &str) -> Result<u8> {
     let mut guest = Follower::new(&log);
     let started = Instant::now();
     let mut shown = false;
-    let ended = host.boot(
-        layout,
-        "run",
-        &tokens,
-        Task::OnTerminal(script),
-        Box::new(io::sink()),
-        &mut |_| {
-            if !shown
-                && guest
-                    .lines()
-                    .iter()
-                    .any(|line| line.contains("This is the guest"))
-            {
-                shown = true;
-                report_time(started.elapsed());
-            }
-            ControlFlow::Continue(())
-        },
-    )?;
+    let ended = host.boot(layout, "run", &tokens, Task::OnTerminal(script), Box::new(io::sink()), &mut |_| {
+        if !shown && guest.lines().iter().any(|line| line.contains("This is the guest")) {
+            shown = true;
+            report_time(started.elapsed());
+        }
+        ControlFlow::Continue(())
+    })?;
     host::complain(&ended);
     if shown && ended.load_failed.is_none() {
         return Ok(0);
@@ -158,8 +132,5 @@ fn interact(layout: &Layout, host: &Host, script: &str) -> Result<u8> {
 
 /// Says how long it took, also to a terminal in raw mode.
 fn report_time(time: Duration) {
-    eprint!(
-        "xtask: {:.1} s from power-on of the host to the guest's shell\r\n",
-        time.as_secs_f32()
-    );
+    eprint!("xtask: {:.1} s from power-on of the host to the guest's shell\r\n", time.as_secs_f32());
 }

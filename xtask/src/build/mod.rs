@@ -36,11 +36,7 @@ pub fn build(layout: &Layout, choice: &Choice) -> Result<Products> {
     let _lock = layout.lock()?;
     let object = rust_object(layout)?;
     let kernel = kernel::ensure(layout, choice)?;
-    Ok(Products {
-        module: module::build(layout, &kernel, &object)?,
-        wsvm: wsvm(layout)?,
-        guests: guests(layout)?,
-    })
+    Ok(Products { module: module::build(layout, &kernel, &object)?, wsvm: wsvm(layout)?, guests: guests(layout)? })
 }
 
 /// `cargo xtask build`: builds for `choice` and says where things are.
@@ -114,8 +110,7 @@ fn programs(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let program = path.extension().is_some_and(|extension| extension == "rs")
-            || path.join("main.rs").exists();
+        let program = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
         if let (true, Some(name)) = (program, path.file_stem().and_then(|name| name.to_str())) {
             names.push(name.to_owned());
         }

@@ -28,10 +28,7 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
     }
     let _ = fs::remove_file(&stamp);
     let _ = fs::remove_file(&module);
-    crate::progress(&format!(
-        "building worldswitch.ko for {} ({})",
-        kernel.choice, kernel.release
-    ));
+    crate::progress(&format!("building worldswitch.ko for {} ({})", kernel.choice, kernel.release));
     let log = layout.state(format!("logs/module-{}.log", kernel.choice.slug()));
     child::run_logged(
         Command::new("make")
@@ -41,10 +38,7 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
             .args(["ARCH=arm", "CROSS_COMPILE=arm-linux-gnueabihf-"])
             .arg(format!("CC={}", compiler()))
             .arg(format!("DEB_BUILD_ARCH={}", machine_architecture()?))
-            .args([
-                "DEB_HOST_ARCH=armhf",
-                "DEB_HOST_GNU_TYPE=arm-linux-gnueabihf",
-            ])
+            .args(["DEB_HOST_ARCH=armhf", "DEB_HOST_GNU_TYPE=arm-linux-gnueabihf"])
             .arg("modules")
             // What the caller's own make or cargo left for its children is not meant for this one.
             .env_remove("MAKEFLAGS")
@@ -53,11 +47,7 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
     )
     .with_context(|| format!("the module does not build for {}", kernel.choice))?;
     if let Some(line) = first_warning(&fs::read_to_string(&log)?) {
-        bail!(
-            "the module builds for {} with a warning: {line}\n(all of it: {})",
-            kernel.choice,
-            log.display()
-        );
+        bail!("the module builds for {} with a warning: {line}\n(all of it: {})", kernel.choice, log.display());
     }
     fs::write(&stamp, &kernel.release)?;
     Ok(module)
@@ -66,21 +56,13 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
 /// The compiler that bookworm's kernels are built with if it is here, or else the machine's.
 fn compiler() -> &'static str {
     let preferred = "arm-linux-gnueabihf-gcc-12";
-    if child::on_path(preferred) {
-        preferred
-    } else {
-        "arm-linux-gnueabihf-gcc"
-    }
+    if child::on_path(preferred) { preferred } else { "arm-linux-gnueabihf-gcc" }
 }
 
 /// The first warning in the log of a build, save those that say nothing about our files.
 fn first_warning(log: &str) -> Option<&str> {
-    let harmless = [
-        "the compiler differs",
-        "Skipping BTF",
-        "Clock skew",
-        "modification time",
-    ];
+    let harmless =
+        ["the compiler differs", "pahole version differs", "Skipping BTF", "Clock skew", "modification time"];
     log.lines()
         .filter(|line| line.to_ascii_lowercase().contains("warning"))
         .find(|line| !harmless.iter().any(|words| line.contains(words)))
@@ -100,8 +82,7 @@ fn copy_sources(shim: &Path, folder: &Path, object: &Path) -> Result<bool> {
     }
     let mut changed = false;
     for (name, from) in &wanted {
-        let bytes =
-            fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
+        let bytes = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
         let to = folder.join(name);
         if fs::read(&to).ok().as_ref() != Some(&bytes) {
             changed = true;
@@ -111,10 +92,7 @@ fn copy_sources(shim: &Path, folder: &Path, object: &Path) -> Result<bool> {
     // A source that is gone must not be built any more.
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let ours = (name.ends_with(".c") && !name.ends_with(".mod.c")) || name.ends_with(".h");
         if ours && !wanted.iter().any(|(wanted, _)| wanted == name) {
             fs::remove_file(&path)?;
@@ -130,14 +108,8 @@ mod tests {
 
     #[test]
     fn warnings_count_unless_they_are_about_the_machine() {
-        assert_eq!(
-            first_warning("  CC [M]  main.o\n  LD [M] worldswitch.ko\n"),
-            None
-        );
-        assert_eq!(
-            first_warning("warning: the compiler differs from the one used"),
-            None
-        );
+        assert_eq!(first_warning("  CC [M]  main.o\n  LD [M] worldswitch.ko\n"), None);
+        assert_eq!(first_warning("warning: the compiler differs from the one used"), None);
         let bad = "WARNING: modpost: \"ws_x\" undefined!";
         assert_eq!(first_warning(bad), Some(bad));
     }
@@ -156,10 +128,8 @@ mod tests {
         fs::write(to.join("worldswitch.mod.c"), "").expect("written");
         fs::rename(shim.join("a.c"), shim.join("b.c")).expect("renamed");
         assert!(copy_sources(&shim, &to, &object).expect("copied"));
-        let mut names: Vec<_> = fs::read_dir(&to)
-            .expect("a folder")
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
         names.sort();
         assert_eq!(names, ["b.c", "worldswitch.mod.c", OBJECT]);
     }

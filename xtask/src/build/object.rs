@@ -23,10 +23,7 @@ const ENTRY_PREFIX: &str = "ws_";
 pub fn link(library: &Path, to: &Path) -> Result<()> {
     let entries = entry_points(library)?;
     if entries.is_empty() {
-        bail!(
-            "{}: defines no {ENTRY_PREFIX}* to enter by",
-            library.display()
-        );
+        bail!("{}: defines no {ENTRY_PREFIX}* to enter by", library.display());
     }
     let mut linker = Command::new("arm-linux-gnueabihf-ld");
     linker.args(["-r", "--gc-sections"]);
@@ -46,8 +43,7 @@ pub fn link(library: &Path, to: &Path) -> Result<()> {
 
 /// The symbols of `library` that the shim may call.
 fn entry_points(library: &Path) -> Result<BTreeSet<String>> {
-    let data =
-        fs::read(library).with_context(|| format!("{}: cannot be read", library.display()))?;
+    let data = fs::read(library).with_context(|| format!("{}: cannot be read", library.display()))?;
     let cannot = || format!("{}: not a static library", library.display());
     let archive = ArchiveFile::parse(&*data).with_context(cannot)?;
     let mut found = BTreeSet::new();
@@ -78,21 +74,15 @@ pub struct Review {
 /// Reviews the symbols of `object` against the list in `reviewed`. Fails if it allocates as Rust's `alloc` does, which aborts.
 pub fn review(object: &Path, reviewed: &Path) -> Result<Review> {
     let data = fs::read(object).with_context(|| format!("{}: cannot be read", object.display()))?;
-    let file = object::File::parse(&*data)
-        .with_context(|| format!("{}: not an object", object.display()))?;
+    let file = object::File::parse(&*data).with_context(|| format!("{}: not an object", object.display()))?;
     let names: BTreeSet<String> = file
         .symbols()
         .filter_map(|symbol| symbol.name().ok())
         .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
         .collect();
-    let aborting = names
-        .iter()
-        .find(|name| name.contains("handle_alloc_error") || name.contains("__rust_alloc"));
+    let aborting = names.iter().find(|name| name.contains("handle_alloc_error") || name.contains("__rust_alloc"));
     if let Some(name) = aborting {
-        bail!(
-            "{}: contains {name}: an allocation that fails would abort the host",
-            object.display()
-        );
+        bail!("{}: contains {name}: an allocation that fails would abort the host", object.display());
     }
     let list = fs::read_to_string(reviewed).unwrap_or_default();
     compare(names.iter().map(String::as_str), &list)
@@ -120,28 +110,14 @@ fn compare<'a>(names: impl Iterator<Item = &'a str>, list: &str) -> Result<Revie
     let known = |name: &&str| patterns.iter().any(|pattern| matches(pattern, name));
     let used = |pattern: &&str| panics.iter().any(|name| matches(pattern, name));
     Ok(Review {
-        unreviewed: panics
-            .iter()
-            .filter(|name| !known(name))
-            .map(|name| (*name).to_owned())
-            .collect(),
-        stale: patterns
-            .iter()
-            .filter(|pattern| !used(pattern))
-            .map(|pattern| (*pattern).to_owned())
-            .collect(),
+        unreviewed: panics.iter().filter(|name| !known(name)).map(|name| (*name).to_owned()).collect(),
+        stale: patterns.iter().filter(|pattern| !used(pattern)).map(|pattern| (*pattern).to_owned()).collect(),
     })
 }
 
 /// Whether a function of `core` panics, by its name: those that `core::panicking` holds and the cold halves of checks elsewhere.
 fn is_panic(name: &str) -> bool {
-    let cold = [
-        "_failed",
-        "_fail",
-        "panic_fmt",
-        "panic_const",
-        "rust_begin_unwind",
-    ];
+    let cold = ["_failed", "_fail", "panic_fmt", "panic_const", "rust_begin_unwind"];
     name.starts_with("core::panicking")
         || name.contains("rust_begin_unwind")
         || (name.starts_with("core::") && cold.iter().any(|end| name.ends_with(end)))
@@ -159,16 +135,9 @@ mod tests {
             "core::option::unwrap_failed",
             "core::slice::index::slice_index_fail",
         ];
-        let list =
-            "# head\ncore::panicking::* # reached by nobody\ncore::result::unwrap_failed # gone\n";
+        let list = "# head\ncore::panicking::* # reached by nobody\ncore::result::unwrap_failed # gone\n";
         let review = compare(names.into_iter(), list).expect("a list");
-        assert_eq!(
-            review.unreviewed,
-            [
-                "core::option::unwrap_failed",
-                "core::slice::index::slice_index_fail"
-            ]
-        );
+        assert_eq!(review.unreviewed, ["core::option::unwrap_failed", "core::slice::index::slice_index_fail"]);
         assert_eq!(review.stale, ["core::result::unwrap_failed"]);
         assert!(compare(names.into_iter(), "core::panicking::*\n").is_err());
     }

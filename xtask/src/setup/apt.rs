@@ -43,20 +43,14 @@ pub struct Package {
 
 impl Apt {
     /// Writes a configuration into `folder`: the first of `architectures` is the native one, `suites` are the archive's.
-    pub fn new(
-        folder: &Path,
-        architectures: &[&str],
-        suites: &[&str],
-        installed: Installed,
-    ) -> Result<Apt> {
+    pub fn new(folder: &Path, architectures: &[&str], suites: &[&str], installed: Installed) -> Result<Apt> {
         if !Path::new(KEYRING).exists() {
             return Err(anyhow!(
                 "{KEYRING}: missing, so Debian's archive cannot be verified. Install it: apt-get install debian-archive-keyring"
             ));
         }
         for sub in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(folder.join(sub))
-                .with_context(|| format!("{}: cannot be created", folder.display()))?;
+            fs::create_dir_all(folder.join(sub)).with_context(|| format!("{}: cannot be created", folder.display()))?;
         }
         let status = match installed {
             Installed::Nothing => {
@@ -66,10 +60,8 @@ impl Apt {
             }
             Installed::Machine => PathBuf::from("/var/lib/dpkg/status"),
         };
-        let sources: String = suites
-            .iter()
-            .map(|suite| format!("deb [signed-by={KEYRING}] {ARCHIVE} {suite} main\n"))
-            .collect();
+        let sources: String =
+            suites.iter().map(|suite| format!("deb [signed-by={KEYRING}] {ARCHIVE} {suite} main\n")).collect();
         fs::write(folder.join("sources.list"), sources)?;
 
         let at = folder.display();
@@ -98,24 +90,16 @@ Debug::NoLocking "true";
 "#,
             status = status.display(),
             native = architectures[0],
-            all = architectures
-                .iter()
-                .map(|name| format!("\"{name}\"; "))
-                .collect::<String>(),
+            all = architectures.iter().map(|name| format!("\"{name}\"; ")).collect::<String>(),
         );
         fs::write(folder.join("apt.conf"), text)?;
-        Ok(Apt {
-            folder: folder.to_path_buf(),
-        })
+        Ok(Apt { folder: folder.to_path_buf() })
     }
 
     /// Reads the archive's indices.
     pub fn update(&self) -> Result<()> {
-        child::run_logged(
-            self.command("apt-get").arg("update"),
-            &self.folder.join("update.log"),
-        )
-        .context("Debian's archive could not be read; check the network and try again")
+        child::run_logged(self.command("apt-get").arg("update"), &self.folder.join("update.log"))
+            .context("its index could not be read")
     }
 
     /// The newest version of package `name` (`NAME` or `NAME:ARCH`), or `None` if the archive does not serve it.
@@ -132,10 +116,7 @@ Debug::NoLocking "true";
     pub fn unpack(&self, packages: &[String], to: &Path) -> Result<()> {
         let folder = tempfile::tempdir_in(&self.folder)?;
         child::run_logged(
-            self.command("apt-get")
-                .arg("download")
-                .args(packages)
-                .current_dir(folder.path()),
+            self.command("apt-get").arg("download").args(packages).current_dir(folder.path()),
             &self.folder.join("download.log"),
         )?;
         unpack_folder(folder.path(), to)
@@ -143,18 +124,12 @@ Debug::NoLocking "true";
 
     /// Downloads `package` of `release` and what it needs beyond what is installed, and unpacks all of it into `to`.
     pub fn unpack_with_dependencies(&self, package: &str, release: &str, to: &Path) -> Result<()> {
+        let archives = self.folder.join("archives");
+        fs::create_dir_all(archives.join("partial"))?;
         child::run_logged(
-            self.command("apt-get").args([
-                "install",
-                "--yes",
-                "--download-only",
-                "--target-release",
-                release,
-                package,
-            ]),
+            self.command("apt-get").args(["install", "--yes", "--download-only", "--target-release", release, package]),
             &self.folder.join("download.log"),
         )?;
-        let archives = self.folder.join("archives");
         unpack_folder(&archives, to)?;
         fs::remove_dir_all(&archives)?;
         Ok(())
@@ -172,42 +147,24 @@ Debug::NoLocking "true";
 
 /// The machine's own settings of how to reach archives.
 fn acquire_settings() -> Result<String> {
-    let dump = child::output(Command::new("apt-config").arg("dump")).context(
-        "apt is needed to fetch Debian's kernels, so this needs Debian or a relative of it",
-    )?;
+    let dump = child::output(Command::new("apt-config").arg("dump"))
+        .context("apt is needed to fetch Debian's kernels, so this needs Debian or a relative of it")?;
     let kept = |line: &&str| {
-        let skipped = [
-            "Acquire::IndexTargets",
-            "Acquire::Languages",
-            "Acquire::Changelogs",
-        ];
+        let skipped = ["Acquire::IndexTargets", "Acquire::Languages", "Acquire::Changelogs"];
         line.starts_with("Acquire::") && !skipped.iter().any(|prefix| line.starts_with(prefix))
     };
-    Ok(String::from_utf8_lossy(&dump)
-        .lines()
-        .filter(kept)
-        .map(|line| format!("{line}\n"))
-        .collect())
+    Ok(String::from_utf8_lossy(&dump).lines().filter(kept).map(|line| format!("{line}\n")).collect())
 }
 
 fn parse_stanza(stanza: &str) -> Option<Package> {
-    let field = |name: &str| {
-        stanza
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
+    let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let depends = field("Depends")
         .unwrap_or_default()
         .split(',')
         .filter_map(|clause| clause.split(['|', ' ', '(']).find(|word| !word.is_empty()))
         .map(|name| name.split(':').next().unwrap_or(name).to_owned())
         .collect();
-    Some(Package {
-        name: field("Package")?.to_owned(),
-        version: field("Version")?.to_owned(),
-        depends,
-    })
+    Some(Package { name: field("Package")?.to_owned(), version: field("Version")?.to_owned(), depends })
 }
 
 /// Unpacks each package file of `from` into `to`.

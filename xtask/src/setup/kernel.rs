@@ -13,6 +13,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::apt::{Apt, Installed, Package};
+use super::build_tools;
 use crate::layout::Layout;
 
 /// A kernel to boot or to build for: a Debian suite and a flavour of its kernel.
@@ -33,10 +34,7 @@ impl Default for Choice {
 impl Choice {
     /// `flavour` of `suite`.
     pub fn new(suite: &str, flavour: &str) -> Choice {
-        Choice {
-            suite: suite.to_owned(),
-            flavour: flavour.to_owned(),
-        }
+        Choice { suite: suite.to_owned(), flavour: flavour.to_owned() }
     }
 
     /// A name for folders and files.
@@ -61,9 +59,7 @@ impl FromStr for Choice {
             bail!("{text}: not SUITE or SUITE/FLAVOUR, such as bookworm/armmp");
         }
         if !["armmp", "armmp-lpae"].contains(&flavour) {
-            bail!(
-                "{flavour}: not a flavour of Debian's armhf kernel. There are armmp and armmp-lpae"
-            );
+            bail!("{flavour}: not a flavour of Debian's armhf kernel. There are armmp and armmp-lpae");
         }
         Ok(Choice::new(suite, flavour))
     }
@@ -84,11 +80,7 @@ impl Kernel {
         let own = format!("usr/lib/modules/{}/vmlinuz", self.release); // from 7.2 on
         let boot = format!("boot/vmlinuz-{}", self.release);
         let own = self.root.join(own);
-        if own.exists() {
-            own
-        } else {
-            self.root.join(boot)
-        }
+        if own.exists() { own } else { self.root.join(boot) }
     }
 
     /// A board's device tree.
@@ -110,29 +102,19 @@ pub fn ensure(layout: &Layout, choice: &Choice) -> Result<Kernel> {
     let stamp = folder.join("release");
     let root = folder.join("root");
     if let Ok(release) = fs::read_to_string(&stamp) {
-        return Ok(Kernel {
-            choice: choice.clone(),
-            release: release.trim().to_owned(),
-            root,
-        });
+        return Ok(Kernel { choice: choice.clone(), release: release.trim().to_owned(), root });
     }
     crate::progress(&format!("fetching Debian's kernel {choice} for armhf"));
     let apt = suite_apt(layout, &choice.suite)?;
-    let unserved = |what: &str| {
-        anyhow!(
-            "{choice}: Debian's archive does not serve {what} for armhf in this suite (any more)"
-        )
-    };
+    let unserved =
+        |what: &str| anyhow!("{choice}: Debian's archive does not serve {what} for armhf in this suite (any more)");
     let find = |name: &str| apt.newest(name)?.ok_or_else(|| unserved(name));
 
     let flavour = &choice.flavour;
     let image_meta = find(&format!("linux-image-{flavour}"))?;
     let image_name = dependency(&image_meta, "linux-image-", "")?;
     let image = find(&image_name)?;
-    let release = image_name
-        .trim_start_matches("linux-image-")
-        .trim_end_matches("-unsigned")
-        .to_owned();
+    let release = image_name.trim_start_matches("linux-image-").trim_end_matches("-unsigned").to_owned();
     let headers_meta = find(&format!("linux-headers-{flavour}"))?;
     let headers = find(&dependency(&headers_meta, "linux-headers-", flavour)?)?;
     let common = find(&dependency(&headers, "linux-headers-", "-common")?)?;
@@ -140,9 +122,8 @@ pub fn ensure(layout: &Layout, choice: &Choice) -> Result<Kernel> {
     let machine = super::machine_architecture()?;
     let tools = find(&format!("{tools_name}:{machine}"))?;
 
-    let mut packages: Vec<String> = [&image, &headers, &common]
-        .map(|package| format!("{}={}", package.name, package.version))
-        .to_vec();
+    let mut packages: Vec<String> =
+        [&image, &headers, &common].map(|package| format!("{}={}", package.name, package.version)).to_vec();
     packages.push(format!("{}:{machine}={}", tools.name, tools.version));
     // From 7.2 on image, modules and configuration are packages of their own, named after the release.
     for part in image.depends.iter().filter(|name| name.ends_with(&release)) {
@@ -152,15 +133,11 @@ pub fn ensure(layout: &Layout, choice: &Choice) -> Result<Kernel> {
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    apt.unpack(&packages, &root)
-        .with_context(|| format!("{choice}: the kernel's packages could not be fetched"))?;
+    apt.unpack(&packages, &root).with_context(|| format!("{choice}: the kernel's packages could not be fetched"))?;
 
-    let kernel = Kernel {
-        choice: choice.clone(),
-        release,
-        root,
-    };
+    let kernel = Kernel { choice: choice.clone(), release, root };
     relocate(&kernel)?;
+    build_tools::make_runnable(&apt, &kernel.root, &machine).with_context(|| choice.to_string())?;
     for path in [kernel.image(), kernel.headers().join("Makefile")] {
         if !path.exists() {
             bail!("{}: not in the packages of {choice}", path.display());
@@ -181,9 +158,9 @@ pub fn ensure_busybox(layout: &Layout) -> Result<PathBuf> {
     crate::progress("fetching busybox for armhf");
     let suite = Choice::default().suite;
     let apt = suite_apt(layout, &suite)?;
-    let package = apt.newest("busybox-static")?.with_context(|| {
-        format!("{suite}: Debian's archive does not serve busybox-static for armhf")
-    })?;
+    let package = apt
+        .newest("busybox-static")?
+        .with_context(|| format!("{suite}: Debian's archive does not serve busybox-static for armhf"))?;
     let wanted = format!("{}={}", package.name, package.version);
     let unpacked = tempfile::tempdir_in(&layout.state)?;
     apt.unpack(&[wanted], unpacked.path())?;
@@ -208,25 +185,21 @@ fn suite_apt(layout: &Layout, suite: &str) -> Result<Apt> {
         Some(age.as_secs() < 600)
     };
     if recently(&fresh) != Some(true) {
-        apt.update()
-            .with_context(|| format!("{suite}: Debian's archive does not serve this suite"))?;
+        apt.update().with_context(|| {
+            format!("{suite}: Debian's archive does not serve this suite, or not as it should just now")
+        })?;
         fs::write(&fresh, "")?;
     }
     Ok(apt)
 }
 
 fn dependency(package: &Package, prefix: &str, suffix: &str) -> Result<String> {
-    package
-        .depends
-        .iter()
-        .find(|name| name.starts_with(prefix) && name.ends_with(suffix))
-        .cloned()
-        .with_context(|| {
-            format!(
-                "{} {}: depends on no {prefix}*{suffix}: the archive has changed its names",
-                package.name, package.version
-            )
-        })
+    package.depends.iter().find(|name| name.starts_with(prefix) && name.ends_with(suffix)).cloned().with_context(|| {
+        format!(
+            "{} {}: depends on no {prefix}*{suffix}: the archive has changed its names",
+            package.name, package.version
+        )
+    })
 }
 
 /// Points absolute paths in the unpacked headers at where they were unpacked to.
@@ -239,10 +212,7 @@ fn relocate(kernel: &Kernel) -> Result<()> {
             let root = kernel.root.display();
             let moved = text
                 .replace("/usr/src/", &format!("{root}/usr/src/"))
-                .replace(
-                    "/usr/lib/linux-kbuild",
-                    &format!("{root}/usr/lib/linux-kbuild"),
-                );
+                .replace("/usr/lib/linux-kbuild", &format!("{root}/usr/lib/linux-kbuild"));
             if moved != text {
                 fs::write(&makefile, moved)?;
             }

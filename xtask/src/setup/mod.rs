@@ -5,6 +5,7 @@
 //! nothing. Machine packages (the cross compiler) are installed from the machine's own suite; everything foreign stays below `target/`.
 
 pub mod apt;
+mod build_tools;
 pub mod kernel;
 mod packages;
 pub mod qemu;
@@ -39,9 +40,8 @@ pub fn ensure(layout: &Layout) -> Result<()> {
 
 /// Debian's name of this machine's architecture.
 pub fn machine_architecture() -> Result<String> {
-    let name = child::output(Command::new("dpkg").arg("--print-architecture")).context(
-        "dpkg is needed to unpack Debian's packages, so this needs Debian or a relative of it",
-    )?;
+    let name = child::output(Command::new("dpkg").arg("--print-architecture"))
+        .context("dpkg is needed to unpack Debian's packages, so this needs Debian or a relative of it")?;
     Ok(String::from_utf8_lossy(&name).trim().to_owned())
 }
 

@@ -11,18 +11,9 @@ use crate::layout::Layout;
 
 /// A package, and how to see that it is there.
 const NEEDED: [(&str, Sign); 5] = [
-    (
-        "gcc-arm-linux-gnueabihf",
-        Sign::Program("arm-linux-gnueabihf-gcc"),
-    ),
-    (
-        "binutils-arm-linux-gnueabihf",
-        Sign::Program("arm-linux-gnueabihf-ld"),
-    ),
-    (
-        "libc6-dev-armhf-cross",
-        Sign::File("/usr/arm-linux-gnueabihf/lib/libc.a"),
-    ),
+    ("gcc-arm-linux-gnueabihf", Sign::Program("arm-linux-gnueabihf-gcc")),
+    ("binutils-arm-linux-gnueabihf", Sign::Program("arm-linux-gnueabihf-ld")),
+    ("libc6-dev-armhf-cross", Sign::File("/usr/arm-linux-gnueabihf/lib/libc.a")),
     ("gcc", Sign::Program("gcc")),
     ("make", Sign::Program("make")),
 ];
@@ -43,11 +34,7 @@ impl Sign {
 
 /// Installs what is missing: as root, by sudo if that asks no password, or else says what to type.
 pub fn ensure(layout: &Layout) -> Result<()> {
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(_, sign)| !sign.seen())
-        .map(|(package, _)| *package)
-        .collect();
+    let missing: Vec<&str> = NEEDED.iter().filter(|(_, sign)| !sign.seen()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -58,9 +45,7 @@ pub fn ensure(layout: &Layout) -> Result<()> {
     } else if sudo_works() {
         &["sudo", "-n"]
     } else {
-        bail!(
-            "this machine lacks {list}, and only root can install it. Type: sudo sh -c '{by_hand}'"
-        );
+        bail!("this machine lacks {list}, and only root can install it. Type: sudo sh -c '{by_hand}'");
     };
     crate::progress(&format!("installing {list}"));
     let command = |arguments: &[&str]| {
@@ -75,16 +60,10 @@ pub fn ensure(layout: &Layout) -> Result<()> {
         command
     };
     // A failing index of some other source is no reason to stop: the installation tells.
-    let _ = child::run_logged(
-        &mut command(&["update"]),
-        &layout.state("logs/apt-update.log"),
-    );
+    let _ = child::run_logged(&mut command(&["update"]), &layout.state("logs/apt-update.log"));
     let mut install = command(&["install", "--yes", "--no-install-recommends"]);
-    child::run_logged(
-        install.args(&missing),
-        &layout.state("logs/apt-install.log"),
-    )
-    .with_context(|| format!("{list}: could not be installed. Try by hand: {by_hand}"))?;
+    child::run_logged(install.args(&missing), &layout.state("logs/apt-install.log"))
+        .with_context(|| format!("{list}: could not be installed. Try by hand: {by_hand}"))?;
     for (package, sign) in NEEDED {
         if !sign.seen() {
             bail!("{package}: installed, but what it should bring is not there");

@@ -23,10 +23,7 @@ pub struct Qemu {
 impl Qemu {
     /// The QEMU at `program`, whatever its version.
     pub fn at(program: &Path) -> Result<Qemu> {
-        let qemu = Qemu {
-            program: program.to_path_buf(),
-            unpacked: None,
-        };
+        let qemu = Qemu { program: program.to_path_buf(), unpacked: None };
         qemu.version()?;
         Ok(qemu)
     }
@@ -53,8 +50,7 @@ impl Qemu {
     pub fn version(&self) -> Result<(u32, u32)> {
         let text = child::output(self.command().arg("--version"))?;
         let text = String::from_utf8_lossy(&text);
-        parse_version(&text)
-            .with_context(|| format!("{}: does not say QEMU's version", self.program.display()))
+        parse_version(&text).with_context(|| format!("{}: does not say QEMU's version", self.program.display()))
     }
 }
 
@@ -62,17 +58,11 @@ impl Qemu {
 pub fn ensure(layout: &Layout) -> Result<Qemu> {
     let root = layout.state("tools/qemu");
     let stamp = layout.state("tools/qemu.stamp");
-    let unpacked = Qemu {
-        program: root.join("usr/bin/qemu-system-arm"),
-        unpacked: Some(root.clone()),
-    };
+    let unpacked = Qemu { program: root.join("usr/bin/qemu-system-arm"), unpacked: Some(root.clone()) };
     if stamp.exists() {
         return Ok(unpacked);
     }
-    let installed = Qemu {
-        program: "qemu-system-arm".into(),
-        unpacked: None,
-    };
+    let installed = Qemu { program: "qemu-system-arm".into(), unpacked: None };
     if child::on_path("qemu-system-arm") && installed.version().is_ok_and(|v| v >= (10, 0)) {
         return Ok(installed);
     }
@@ -81,20 +71,14 @@ pub fn ensure(layout: &Layout) -> Result<Qemu> {
     let backports = format!("{codename}-backports");
     let machine = super::machine_architecture()?;
     let folder = layout.state("apt/qemu");
-    let apt = Apt::new(
-        &folder,
-        &[&machine],
-        &[&codename, &format!("{codename}-updates"), &backports],
-        Installed::Machine,
-    )?;
+    let apt =
+        Apt::new(&folder, &[&machine], &[&codename, &format!("{codename}-updates"), &backports], Installed::Machine)?;
     apt.update()?;
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     apt.unpack_with_dependencies("qemu-system-arm", &backports, &root)
-        .context(
-            "QEMU could not be fetched. Install QEMU 10.0 or later, or name one with --qemu",
-        )?;
+        .context("QEMU could not be fetched. Install QEMU 10.0 or later, or name one with --qemu")?;
     let version = unpacked.version()?;
     if version < (10, 0) {
         bail!(

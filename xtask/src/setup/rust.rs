@@ -34,10 +34,7 @@ pub fn ensure(layout: &Layout) -> Result<()> {
         let names = missing.join(" ");
         crate::progress(&format!("adding Rust targets {names} with rustup"));
         let added = child::run_logged(
-            Command::new("rustup")
-                .args(["target", "add"])
-                .args(&missing)
-                .current_dir(&layout.root),
+            Command::new("rustup").args(["target", "add"]).args(&missing).current_dir(&layout.root),
             &layout.state("logs/rustup.log"),
         );
         match added {
@@ -46,9 +43,7 @@ pub fn ensure(layout: &Layout) -> Result<()> {
             Err(error) => crate::progress(&format!("rustup does not serve them: {error:#}")),
         }
     }
-    debian(layout).context(format!(
-        "Rust's targets are missing; get them by hand: rustup target add {BARE} {LINUX}"
-    ))
+    debian(layout).context(format!("Rust's targets are missing; get them by hand: rustup target add {BARE} {LINUX}"))
 }
 
 /// A `cargo` command that can build for `target`.
@@ -60,7 +55,10 @@ pub fn cargo(layout: &Layout, target: &str) -> Command {
             .env("LD_LIBRARY_PATH", libraries(&tree(layout)))
             .env("RUSTC_BOOTSTRAP", "1");
         if target == BARE {
-            command.arg("-Zbuild-std=core,compiler_builtins");
+            command
+                .arg("-Zbuild-std=core,compiler_builtins")
+                // Debian's compiler brings no linker of its own.
+                .env("CARGO_TARGET_ARMV7A_NONE_EABI_LINKER", tree(layout).join("usr/bin/ld.lld"));
         }
     }
     command
@@ -69,13 +67,7 @@ pub fn cargo(layout: &Layout, target: &str) -> Command {
 fn missing_targets() -> Result<Vec<&'static str>> {
     let sysroot = child::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot).trim());
-    let absent = |target: &&str| {
-        !sysroot
-            .join("lib/rustlib")
-            .join(target)
-            .join("lib")
-            .exists()
-    };
+    let absent = |target: &&str| !sysroot.join("lib/rustlib").join(target).join("lib").exists();
     Ok([BARE, LINUX].into_iter().filter(absent).collect())
 }
 
@@ -89,49 +81,34 @@ fn stamp(layout: &Layout) -> PathBuf {
 
 fn libraries(root: &Path) -> PathBuf {
     let machine = super::machine_architecture().unwrap_or_default();
-    let triplet = if machine == "arm64" {
-        "aarch64"
-    } else {
-        "x86_64"
-    };
+    let triplet = if machine == "arm64" { "aarch64" } else { "x86_64" };
     root.join(format!("usr/lib/{triplet}-linux-gnu"))
 }
 
 /// Debian's rustc-web, with the source of its library.
 fn debian(layout: &Layout) -> Result<()> {
     let codename = super::codename()?;
-    crate::progress(&format!(
-        "fetching Debian's rustc-web of {codename} instead"
-    ));
+    crate::progress(&format!("fetching Debian's rustc-web of {codename} instead"));
     let machine = super::machine_architecture()?;
     let folder = layout.state("apt/rust");
-    let apt = Apt::new(
-        &folder,
-        &[&machine, "armhf"],
-        &[&codename, &format!("{codename}-updates")],
-        Installed::Machine,
-    )?;
+    let apt =
+        Apt::new(&folder, &[&machine, "armhf"], &[&codename, &format!("{codename}-updates")], Installed::Machine)?;
     apt.update()?;
     let root = tree(layout);
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    let compiler = apt
-        .newest("rustc-web")?
-        .with_context(|| format!("{codename}: Debian's archive does not serve rustc-web"))?;
+    let compiler =
+        apt.newest("rustc-web")?.with_context(|| format!("{codename}: Debian's archive does not serve rustc-web"))?;
     let version = compiler.version.split('+').next().unwrap_or_default();
     let needed = env!("CARGO_PKG_RUST_VERSION");
     if numbers(version) < numbers(needed) {
         bail!("{codename}: Debian's rustc-web is {version}, this workspace needs {needed}");
     }
-    apt.unpack_with_dependencies("rustc-web", &codename, &root)?;
-    apt.unpack(
-        &[
-            "rust-web-src".to_owned(),
-            "libstd-rust-web-dev:armhf".to_owned(),
-        ],
-        &root,
-    )?;
+    for package in ["rustc-web", "lld"] {
+        apt.unpack_with_dependencies(package, &codename, &root)?;
+    }
+    apt.unpack(&["rust-web-src".to_owned(), "libstd-rust-web-dev:armhf".to_owned()], &root)?;
     // The compiler looks for the source below its own root; the package links to an absolute path there.
     let link = root.join("usr/lib/rustlib/src/rust");
     let source = fs::read_dir(root.join("usr/src"))?
@@ -143,17 +120,12 @@ fn debian(layout: &Layout) -> Result<()> {
     let _ = fs::remove_file(&link);
     symlink(source, &link)?;
     fs::write(stamp(layout), format!("{version}\n"))?;
-    crate::progress(&format!(
-        "Rust: Debian's rustc-web {version}, building core from its source"
-    ));
+    crate::progress(&format!("Rust: Debian's rustc-web {version}, building core from its source"));
     Ok(())
 }
 
 fn numbers(version: &str) -> Vec<u32> {
-    version
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect()
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

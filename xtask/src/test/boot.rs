@@ -91,13 +91,7 @@ pub struct Test {
 impl Test {
     /// A script that should end with status 0, to be changed by struct update.
     pub const fn of(name: &'static str, script: &'static str) -> Test {
-        Test {
-            name,
-            script,
-            status: 0,
-            expect: &[],
-            limit: 120,
-        }
+        Test { name, script, status: 0, expect: &[], limit: 120 }
     }
 
     /// The same, and its output should be as demanded.
@@ -145,17 +139,12 @@ pub fn run(layout: &Layout, boot: &Boot, tally: &mut Tally) {
         smp: boot.smp,
         mem: boot.mem.to_owned(),
         append: boot.append.to_owned(),
-        qemu_arg: boot
-            .qemu_args
-            .iter()
-            .map(|argument| (*argument).to_owned())
-            .collect(),
+        qemu_arg: boot.qemu_args.iter().map(|argument| (*argument).to_owned()).collect(),
         qemu: None,
         timeout: boot.limit,
     };
     crate::progress(&format!("booting {} ({})", boot.name, boot.kernel));
-    let result = prepare(layout, boot, &options)
-        .and_then(|(host, items)| attend(layout, boot, &host, &items, tally));
+    let result = prepare(layout, boot, &options).and_then(|(host, items)| attend(layout, boot, &host, &items, tally));
     if let Err(error) = result {
         tally.not_ok(boot.name, &format!("{error:#}"));
     }
@@ -186,13 +175,7 @@ fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host,
     Ok((host, items))
 }
 
-fn attend(
-    layout: &Layout,
-    boot: &Boot,
-    host: &Host,
-    items: &[Item],
-    tally: &mut Tally,
-) -> Result<()> {
+fn attend(layout: &Layout, boot: &Boot, host: &Host, items: &[Item], tally: &mut Tally) -> Result<()> {
     let tokens = Tokens::new();
     let (sender, receiver) = channel();
     let output = Box::new(Splitter::new(&tokens.host, sender));
@@ -207,17 +190,10 @@ fn attend(
             }
         }
     };
-    let ended = host.boot(
-        layout,
-        &log_name(boot),
-        &tokens,
-        Task::Script(&script),
-        output,
-        &mut |_| {
-            judge_all(tally, &receiver);
-            ControlFlow::Continue(())
-        },
-    )?;
+    let ended = host.boot(layout, &log_name(boot), &tokens, Task::Script(&script), output, &mut |_| {
+        judge_all(tally, &receiver);
+        ControlFlow::Continue(())
+    })?;
     judge_all(tally, &receiver);
 
     let mut why = if let Some(said) = &ended.load_failed {
@@ -290,10 +266,7 @@ fn judge(item: &Item, went: &Went, log: &Path, tally: &mut Tally) {
 fn script(items: &[Item], token: &str) -> String {
     let mut script = String::new();
     for (index, item) in items.iter().enumerate() {
-        script += &format!(
-            "echo {} >/dev/kmsg\n",
-            quoted(&format!("<0>worldswitch {token} test {}", item.name))
-        );
+        script += &format!("echo {} >/dev/kmsg\n", quoted(&format!("<0>worldswitch {token} test {}", item.name)));
         script += &format!("printf '\\n@{token} begin {index}\\n'\n");
         script += &format!("timeout {} sh -c {}\n", item.limit, quoted(&item.script));
         script += "status=$?\n";
@@ -335,8 +308,7 @@ impl Splitter {
         let went = Went {
             index: index.parse().ok()?,
             status: status.parse().ok()?,
-            output: String::from_utf8_lossy(self.pending.get(text..mark).unwrap_or_default())
-                .into_owned(),
+            output: String::from_utf8_lossy(self.pending.get(text..mark).unwrap_or_default()).into_owned(),
         };
         self.pending.drain(..over);
         Some(went)
@@ -374,15 +346,8 @@ mod tests {
             for piece in stream.chunks(step) {
                 splitter.write_all(piece).expect("written");
             }
-            let all: Vec<_> = receiver
-                .try_iter()
-                .map(|went| (went.index, went.status, went.output))
-                .collect();
-            assert_eq!(
-                all,
-                [(0, 3, "one\ntwo".to_owned()), (1, 0, String::new())],
-                "step {step}"
-            );
+            let all: Vec<_> = receiver.try_iter().map(|went| (went.index, went.status, went.output)).collect();
+            assert_eq!(all, [(0, 3, "one\ntwo".to_owned()), (1, 0, String::new())], "step {step}");
         }
     }
 

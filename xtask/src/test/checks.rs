@@ -19,12 +19,8 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
         let mut command = host_cargo(layout, &["fmt", "--all", "--check"]);
         child::run_logged(&mut command, &layout.state("logs/fmt.log"))
     });
-    tally.check("every source names its licence", || {
-        sources::licences(&layout.root)
-    });
-    tally.check("unsafe code stays where it belongs", || {
-        sources::unsafe_places(&layout.root)
-    });
+    tally.check("every source names its licence", || sources::licences(&layout.root));
+    tally.check("unsafe code stays where it belongs", || sources::unsafe_places(&layout.root));
 
     crate::progress("clippy and unit tests");
     tally.check("clippy is content with what runs here", || {
@@ -39,12 +35,9 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
         tally.check(&name, || build::build(layout, &choice).map(|_| ()));
     }
     tally.check("nothing in the module panics unreviewed", || review(layout));
-    for (package, target) in [
-        ("worldswitch-hyp", BARE),
-        ("worldswitch-linux", BARE),
-        ("worldswitch-guests", BARE),
-        ("wsvm", LINUX),
-    ] {
+    for (package, target) in
+        [("worldswitch-hyp", BARE), ("worldswitch-linux", BARE), ("worldswitch-guests", BARE), ("wsvm", LINUX)]
+    {
         tally.check(&format!("clippy is content with {package} for Arm"), || {
             deny_warnings(layout, &mut build::cargo(layout, "clippy", package, target))
         });
@@ -52,10 +45,7 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
 }
 
 fn deny_warnings(layout: &Layout, command: &mut Command) -> Result<()> {
-    child::run_logged(
-        command.args(["--", "-D", "warnings"]),
-        &layout.state("logs/clippy.log"),
-    )
+    child::run_logged(command.args(["--", "-D", "warnings"]), &layout.state("logs/clippy.log"))
 }
 
 fn review(layout: &Layout) -> Result<()> {
@@ -64,10 +54,7 @@ fn review(layout: &Layout) -> Result<()> {
         bail!("not in linux/panics.txt: {}", review.unreviewed.join(", "));
     }
     if !review.stale.is_empty() {
-        bail!(
-            "in linux/panics.txt, but not in the module: {}",
-            review.stale.join(", ")
-        );
+        bail!("in linux/panics.txt, but not in the module: {}", review.stale.join(", "));
     }
     Ok(())
 }
@@ -93,11 +80,7 @@ fn unit_tests(layout: &Layout, tally: &mut Tally) {
         }
         Ok((passed, failed)) => {
             let log = layout.state("logs/unit-tests.log");
-            println!(
-                "not ok {name}: {failed} of {} (all of it: {})",
-                passed + failed,
-                log.display()
-            );
+            println!("not ok {name}: {failed} of {} (all of it: {})", passed + failed, log.display());
             tally.add(passed, failed);
         }
         Err(error) => tally.not_ok(name, &format!("{error:#}")),
@@ -127,11 +110,7 @@ fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
     }
     let status = child.wait()?;
     if !status.success() && failed == 0 {
-        bail!(
-            "cargo test: {status}\n{}\n(all of it: {})",
-            crate::console::tail(&path, 15),
-            path.display()
-        );
+        bail!("cargo test: {status}\n{}\n(all of it: {})", crate::console::tail(&path, 15), path.display());
     }
     Ok((passed, failed))
 }
@@ -139,11 +118,7 @@ fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
 /// What libtest says at the end of a test program: passed, failed.
 fn result_line(line: &str) -> Option<(usize, usize)> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let count = |what: &str| {
-        counts
-            .split("; ")
-            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
-    };
+    let count = |what: &str| counts.split("; ").find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok());
     Some((count("passed")?, count("failed")?))
 }
 

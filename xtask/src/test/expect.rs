@@ -20,15 +20,12 @@ impl Expect {
     /// Why `output` is not what it should be.
     pub fn judge(self, output: &str) -> Result<(), String> {
         match self {
-            Expect::Says(words) if !output.contains(words) => {
-                Err(format!("does not say '{words}'"))
-            }
+            Expect::Says(words) if !output.contains(words) => Err(format!("does not say '{words}'")),
             Expect::Lacks(words) if output.contains(words) => Err(format!("says '{words}'")),
             Expect::Is(text) if output.trim_end() != text => Err(format!("is not '{text}'")),
-            Expect::Lines(count) if output.lines().count() != count => Err(format!(
-                "has {} lines instead of {count}",
-                output.lines().count()
-            )),
+            Expect::Lines(count) if output.lines().count() != count => {
+                Err(format!("has {} lines instead of {count}", output.lines().count()))
+            }
             Expect::Report => report(output),
             _ => Ok(()),
         }
@@ -68,10 +65,7 @@ mod tests {
         assert!(report("1..2\nok a\n").is_err());
         assert!(report("1..1\nok a\n1..1\n").is_err());
         assert!(report("ok a\n").is_err());
-        assert_eq!(
-            report("1..1\nnot ok a: why\n"),
-            Err("not ok a: why".to_owned())
-        );
+        assert_eq!(report("1..1\nnot ok a: why\n"), Err("not ok a: why".to_owned()));
     }
 
     #[test]

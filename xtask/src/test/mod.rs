@@ -67,13 +67,8 @@ impl Tally {
 
 /// Runs the tests; the status is 0 if all passed.
 pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
-    let wanted = |name: &str| {
-        command.boots.is_empty() || command.boots.iter().any(|start| name.starts_with(&**start))
-    };
-    let boots: Vec<_> = table::boots()
-        .into_iter()
-        .filter(|boot| wanted(boot.name))
-        .collect();
+    let wanted = |name: &str| command.boots.is_empty() || command.boots.iter().any(|start| name.starts_with(&**start));
+    let boots: Vec<_> = table::boots().into_iter().filter(|boot| wanted(boot.name)).collect();
     if command.list {
         for boot in &boots {
             println!("{} ({}, {})", boot.name, boot.board.name(), boot.kernel);

@@ -35,10 +35,7 @@ pub fn unsafe_places(root: &Path) -> Result<()> {
     }
     for path in sources(root)? {
         let place = shown(root, &path);
-        let allowed = place
-            .split('/')
-            .next()
-            .is_some_and(|name| UNSAFE_CRATES.contains(&name));
+        let allowed = place.split('/').next().is_some_and(|name| UNSAFE_CRATES.contains(&name));
         if allowed || !place.ends_with(".rs") {
             continue;
         }
@@ -70,19 +67,14 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if path.is_dir() {
                 if name != "target" && name != ".git" {
                     folders.push(path);
                 }
                 continue;
             }
-            let source = [".rs", ".c", ".h", ".S", ".ld", ".sh"]
-                .iter()
-                .any(|end| name.ends_with(end));
+            let source = [".rs", ".c", ".h", ".S", ".ld", ".sh"].iter().any(|end| name.ends_with(end));
             let script = name == "Kbuild" || folder.ends_with("xtask/initramfs");
             if source || script {
                 found.push(path);
@@ -98,10 +90,7 @@ fn text(path: &Path) -> Result<String> {
 }
 
 fn shown(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
 #[cfg(test)]
@@ -113,12 +102,7 @@ mod tests {
         assert_eq!(first_unsafe("fn a() {}\nunsafe fn b() {}"), Some(2));
         assert_eq!(first_unsafe("#[unsafe(no_mangle)]"), Some(1));
         assert_eq!(first_unsafe("x(\"a\", unsafe { y })"), Some(1));
-        for fine in [
-            "#![forbid(unsafe_code)]",
-            "// unsafe",
-            "f(\"unsafe\")",
-            "unsafely()",
-        ] {
+        for fine in ["#![forbid(unsafe_code)]", "// unsafe", "f(\"unsafe\")", "unsafely()"] {
             assert_eq!(first_unsafe(fine), None, "{fine}");
         }
     }

@@ -13,69 +13,30 @@ use crate::setup::kernel::Choice;
 /// All of them, in the order in which they run.
 pub fn boots() -> Vec<Boot> {
     vec![
-        Boot {
-            bare_guests: true,
-            tests: DEFAULT_HOST,
-            limit: 1800,
-            ..Boot::of("virt")
-        },
+        Boot { bare_guests: true, tests: DEFAULT_HOST, limit: 1800, ..Boot::of("virt") },
         Boot {
             kernel: Choice::new("bookworm", "armmp"),
             bare_guests: true,
             tests: &[LOADED, LINUX_GUEST, RELOAD],
             ..Boot::of("armmp")
         },
-        Boot {
-            cpu: Some("cortex-a7"),
-            bare_guests: true,
-            tests: &[LINUX_GUEST],
-            ..Boot::of("cortex-a7")
-        },
-        Boot {
-            board: Board::VexpressA15,
-            bare_guests: true,
-            tests: &[LOADED],
-            ..Boot::of("vexpress-a15")
-        },
-        Boot {
-            board: Board::OrangepiPc,
-            bare_guests: true,
-            tests: &[LOADED],
-            ..Boot::of("orangepi-pc")
-        },
-        Boot {
-            board: Board::Mcimx7dSabre,
-            bare_guests: true,
-            tests: &[LOADED],
-            ..Boot::of("mcimx7d-sabre")
-        },
-        Boot {
-            board: Board::VirtEl1,
-            load: false,
-            tests: NOT_A_HOST,
-            ..Boot::of("virt-el1")
-        },
-        Boot {
-            board: Board::VexpressA15Secure,
-            load: false,
-            tests: NOT_A_HOST,
-            ..Boot::of("vexpress-a15-secure")
-        },
+        Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
+        Boot { board: Board::VexpressA15, bare_guests: true, tests: &[LOADED], ..Boot::of("vexpress-a15") },
+        Boot { board: Board::OrangepiPc, bare_guests: true, tests: &[LOADED], ..Boot::of("orangepi-pc") },
+        Boot { board: Board::Mcimx7dSabre, bare_guests: true, tests: &[LOADED], ..Boot::of("mcimx7d-sabre") },
+        Boot { board: Board::VirtEl1, load: false, tests: NOT_A_HOST, ..Boot::of("virt-el1") },
+        Boot { board: Board::VexpressA15Secure, load: false, tests: NOT_A_HOST, ..Boot::of("vexpress-a15-secure") },
     ]
 }
 
-const LOADED: Test = Test::of(
-    "the module is loaded and /dev/kvm is there",
-    "grep -q '^worldswitch ' /proc/modules && test -c /dev/kvm",
-);
+const LOADED: Test =
+    Test::of("the module is loaded and /dev/kvm is there", "grep -q '^worldswitch ' /proc/modules && test -c /dev/kvm");
 
-const LINUX_GUEST: Test = Test::of(
-    "Debian's kernel boots as a guest and its command's status comes back",
-    "guest -c 'uname -nm; exit 3'",
-)
-.failing(3)
-.within(180)
-.expecting(&[Is("guest armv7l")]);
+const LINUX_GUEST: Test =
+    Test::of("Debian's kernel boots as a guest and its command's status comes back", "guest -c 'uname -nm; exit 3'")
+        .failing(3)
+        .within(180)
+        .expecting(&[Is("guest armv7l")]);
 
 const RELOAD: Test = Test::of(
     "unloaded and loaded ten times over, it runs a guest each time",
@@ -89,23 +50,16 @@ const RELOAD: Test = Test::of(
 
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
-    Test::of(
-        "loading it twice is refused",
-        "insmod /lib/worldswitch/worldswitch.ko",
-    )
-    .failing(EEXIST)
-    .expecting(&[Says("File exists")]),
+    Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
+        .failing(EEXIST)
+        .expecting(&[Says("File exists")]),
     LINUX_GUEST,
     Test::of(
         "a guest sees the CPU, the timer and the interrupt controller of KVM",
         "guest -c 'cat /proc/cpuinfo /proc/interrupts; dmesg'",
     )
     .within(180)
-    .expecting(&[
-        Says("ARMv7"),
-        Says("arch_timer"),
-        Says("started in SVC mode"),
-    ]),
+    .expecting(&[Says("ARMv7"), Says("arch_timer"), Says("started in SVC mode")]),
     Test::of(
         "loading inside a guest is refused, and the guest lives",
         "guest -c 'insmod /lib/worldswitch/worldswitch.ko; echo status $?; dmesg | tail'",
@@ -152,18 +106,12 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .failing(1)
     .expecting(&[Says("/dev/kvm"), Lines(1)]),
-    Test::of(
-        "wsvm says in one line that a kernel is missing",
-        "wsvm run --kernel /nonexistent </dev/null 2>&1",
-    )
-    .failing(1)
-    .expecting(&[Says("/nonexistent"), Lines(1)]),
-    Test::of(
-        "wsvm says in one line that a file is no kernel",
-        "wsvm run --kernel /bin/busybox </dev/null 2>&1",
-    )
-    .failing(1)
-    .expecting(&[Says("/bin/busybox"), Lines(1)]),
+    Test::of("wsvm says in one line that a kernel is missing", "wsvm run --kernel /nonexistent </dev/null 2>&1")
+        .failing(1)
+        .expecting(&[Says("/nonexistent"), Lines(1)]),
+    Test::of("wsvm says in one line that a file is no kernel", "wsvm run --kernel /bin/busybox </dev/null 2>&1")
+        .failing(1)
+        .expecting(&[Says("/bin/busybox"), Lines(1)]),
     Test::of(
         "wsvm says in one line that a kernel is cut off",
         "head -c 1000000 /boot/vmlinuz >/tmp/cut && wsvm run --kernel /tmp/cut </dev/null 2>&1",
@@ -184,12 +132,9 @@ const ENODEV: i32 = 19;
 
 /// Hosts whose kernel was not started in Hyp mode.
 const NOT_A_HOST: &[Test] = &[
-    Test::of(
-        "the module is refused with ENODEV",
-        "insmod /lib/worldswitch/worldswitch.ko",
-    )
-    .failing(ENODEV)
-    .expecting(&[Says("No such device")]),
+    Test::of("the module is refused with ENODEV", "insmod /lib/worldswitch/worldswitch.ko")
+        .failing(ENODEV)
+        .expecting(&[Says("No such device")]),
     Test::of(
         "the kernel log says why in one line",
         "dmesg | grep 'worldswitch: ' | grep -v taint | sed 's/^[^]]*]//' | sort -u",
