@@ -141,6 +141,8 @@ fn cpus(fdt: &mut FdtWriter, machine: &MachineDescription) -> Result<(), vm_fdt:
         fdt.property_string("compatible", machine.cpu_compatible)?;
         fdt.property_string("enable-method", "psci")?;
         fdt.property_u32("reg", affinity)?;
+        // Linux weighs CPUs against each other by it, and complains without; all are alike, so any number will do.
+        fdt.property_u32("clock-frequency", 1_000_000_000)?;
         fdt.end_node(cpu)?;
     }
     fdt.end_node(cpus)
