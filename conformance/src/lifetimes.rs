@@ -209,23 +209,25 @@ fn use_count() -> Verdict {
     await_that(|| matches!(users(), Ok(Some(0)))).succeeds("waiting until nobody uses the module")
 }
 
-/// Kilobytes of memory in use that the page cache does not account for.
+/// Pages in use, but for what is a cache. Those that a CPU keeps at hand are free, though `MemFree` does not count them.
 fn used() -> Result<i64, Failure> {
     // What can be freed is, so that it does not count.
     let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
-    let text =
-        std::fs::read_to_string("/proc/meminfo").map_err(|error| Failure::new(format!("/proc/meminfo: {error}")))?;
-    let field = |name: &str| -> Result<i64, Failure> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.ok_or_else(|| Failure::new(format!("/proc/meminfo has no {name}")))
+    let read = |file: &str| std::fs::read_to_string(file).map_err(|error| Failure::new(format!("{file}: {error}")));
+    let sum = |text: &str, names: &[&str]| -> i64 {
+        let number = |line: &str| {
+            let (name, number) = line.trim().split_once(' ')?;
+            names.contains(&name).then(|| number.trim().parse::<i64>().ok())?
+        };
+        text.lines().filter_map(number).sum()
     };
-    let free = ["MemFree", "Buffers", "Cached", "SReclaimable"].into_iter().map(field).sum::<Result<i64, Failure>>()?;
-    Ok(field("MemTotal")? - free)
+    let zones = read("/proc/zoneinfo")?;
+    let caches = sum(&read("/proc/vmstat")?, &["nr_file_pages", "nr_slab_reclaimable"]);
+    Ok(sum(&zones, &["managed"]) - sum(&zones, &["nr_free_pages", "count:"]) - caches)
 }
 
-/// Kilobytes that a process's VM may seem to leave behind: less than the page that one thing forgotten would take.
-const NOISE: f64 = 2.0;
+/// Pages that a process may seem to leave behind: less than the one that a single thing forgotten would take.
+const NOISE: f64 = 0.5;
 /// Processes in a round.
 const PROCESSES: u32 = 100;
 
@@ -243,7 +245,10 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
         before = now;
     }
     let least = growth.iter().copied().min().unwrap_or(0) as f64 / f64::from(PROCESSES);
-    holds(least < NOISE, format_args!("in rounds of {PROCESSES} processes, memory in use grew by {growth:?} KiB"))?;
+    holds(
+        least < NOISE,
+        format_args!("{PROCESSES} processes leave nothing behind; pages that each round of them did: {growth:?}"),
+    )?;
     match users()? {
         Some(users) => equal(users, 0, "users of the module afterwards"),
         None => Ok(()),
