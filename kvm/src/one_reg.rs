@@ -308,6 +308,8 @@ fn vfp_system<'a>(
 
 fn firmware_level(around: &Surroundings<'_>, number: u16) -> Result<u64, Error> {
     match number {
+        // A vCPU without the feature speaks 0.1, whatever others of the VM do.
+        FIRMWARE_VERSION if !around.psci_0_2 => Ok(Version::V0_1.raw().into()),
         FIRMWARE_VERSION => Ok(around.firmware.version.raw().into()),
         FIRMWARE_BRANCH_HARDENING => Ok(around.firmware.branch_hardening.level()),
         FIRMWARE_STORE_BYPASS => Ok(around.firmware.store_bypass.level()),

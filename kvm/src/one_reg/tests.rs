@@ -238,6 +238,9 @@ fn psci_versions_follow_the_feature() {
         vcpu.psci_0_2 = feature;
         assert_eq!(vcpu.set(id, raw), expected, "{raw:#x} {feature}");
     }
+    assert_eq!(vcpu.get(id), Ok(uapi::psci::VERSION_0_1.into()), "without the feature, whatever the VM has");
+    vcpu.psci_0_2 = true;
+    assert_eq!(vcpu.get(id), Ok(uapi::psci::VERSION_1_0.into()));
     vcpu.firmware.branch_hardening = BranchHardening::Available;
     let levels = [0, 1, 2].map(|level| vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_1, level).is_ok());
     assert_eq!(levels, [true, true, false]);
