@@ -36,11 +36,11 @@ impl DeviceObject {
         match attribute.group {
             KVM_DEV_ARM_VGIC_GRP_ADDR => {
                 let region = region(attribute.attr).ok_or(Errno::ENODEV)?;
-                let address: u64 = UserAddress::from_field(attribute.addr)?.read()?;
+                let address: u64 = UserAddress::from_field(attribute.addr).read()?;
                 vm.set_irqchip_address(region, address)?;
             }
             KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
-                let count: u32 = UserAddress::from_field(attribute.addr)?.read()?;
+                let count: u32 = UserAddress::from_field(attribute.addr).read()?;
                 vm.set_nr_irqs(count)?;
             }
             KVM_DEV_ARM_VGIC_GRP_CTRL if attribute.attr == KVM_DEV_ARM_VGIC_CTRL_INIT => {
@@ -58,11 +58,11 @@ impl DeviceObject {
                 let region = region(attribute.attr).ok_or(Errno::ENODEV)?;
                 // What was not said reads as all ones, as KVM's VGIC_ADDR_UNDEF.
                 let address = vm.irqchip_address(region)?.map_or(u64::MAX, |address| address.get());
-                UserAddress::from_field(attribute.addr)?.write(&address)
+                UserAddress::from_field(attribute.addr).write(&address)
             }
             KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
                 let count = vm.nr_irqs().unwrap_or(0) as u32;
-                UserAddress::from_field(attribute.addr)?.write(&count)
+                UserAddress::from_field(attribute.addr).write(&count)
             }
             _ => Err(Errno::ENXIO),
         }

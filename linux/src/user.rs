@@ -45,9 +45,9 @@ impl UserAddress {
         Self(argument)
     }
 
-    /// From a 64-bit field. EFAULT above 4 GiB.
-    pub fn from_field(field: u64) -> Result<Self> {
-        usize::try_from(field).map(Self).map_err(|_| Errno::EFAULT)
+    /// From a 64-bit field, of which the low half counts: C extends a pointer that it makes such a number of by its sign.
+    pub fn from_field(field: u64) -> Self {
+        Self(field as usize)
     }
 
     /// The address `bytes` further on.

@@ -191,7 +191,7 @@ impl VcpuObject {
         let firmware = self.vm.vm.firmware();
         let surroundings = self.surroundings(system, &firmware, inner);
         let value = one_reg::get(&mut self.registers(inner), &surroundings, register)?;
-        let to = UserAddress::from_field(request.addr)?;
+        let to = UserAddress::from_field(request.addr);
         match register.size() {
             4 => to.write(&(value as u32))?,
             _ => to.write(&value)?,
@@ -203,7 +203,7 @@ impl VcpuObject {
         let request: OneReg = argument.read()?;
         let system = system::system()?;
         let register = one_reg::find(request.id, &system.hypervisor.hardware.id)?;
-        let from = UserAddress::from_field(request.addr)?;
+        let from = UserAddress::from_field(request.addr);
         let value = match register.size() {
             4 => from.read::<u32>()?.into(),
             _ => from.read::<u64>()?,
