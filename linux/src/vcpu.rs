@@ -163,9 +163,8 @@ impl VcpuObject {
         if request.features.iter().enumerate().any(|(index, word)| word & !(if index == 0 { known } else { 0 }) != 0) {
             return Err(Errno::ENOENT);
         }
-        // Power-off is a state, and may differ; the rest is what the vCPU is.
-        let without_power = |init: &VcpuInit| init.features[0] & !(1 << KVM_ARM_VCPU_POWER_OFF);
-        if inner.init.is_some_and(|before| without_power(&before) != without_power(&request)) {
+        // Whoever wants to change the state of power has KVM_SET_MP_STATE.
+        if inner.init.is_some_and(|before| before != request) {
             return Err(Errno::EINVAL);
         }
         inner.init = Some(request);
