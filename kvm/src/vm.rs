@@ -77,7 +77,7 @@ struct Irqchip<H: Host> {
 pub enum IrqchipError {
     /// There is one already (EEXIST).
     Exists,
-    /// There is none (ENXIO or ENODEV, as the call has it).
+    /// There is none, or no vCPU that it could be for (ENODEV).
     Missing,
     /// It is running, or vCPUs are: too late (EBUSY).
     Busy,
@@ -249,7 +249,7 @@ impl<H: Host> Vm<H> {
         })
     }
 
-    /// Says where a region of the interrupt controller lies. Once.
+    /// Says where a region of the interrupt controller lies. Once. Whether the two overlap is looked at when a vCPU is to run.
     pub fn set_irqchip_address(&self, region: Region, address: u64) -> Result<(), IrqchipError> {
         let size = match region {
             Region::Distributor => DIST_SIZE,
@@ -264,20 +264,14 @@ impl<H: Host> Vm<H> {
         if !address.is_multiple_of(DIST_SIZE) {
             return Err(IrqchipError::Unaligned);
         }
-        let (own, other, other_size) = match region {
-            Region::Distributor => (irqchip.dist, irqchip.cpu, CPU_SIZE),
-            Region::CpuInterface => (irqchip.cpu, irqchip.dist, DIST_SIZE),
+        let own = match region {
+            Region::Distributor => &mut irqchip.dist,
+            Region::CpuInterface => &mut irqchip.cpu,
         };
         if own.is_some() {
             return Err(IrqchipError::Exists);
         }
-        if other.is_some_and(|other| address < other.get() + other_size && other.get() < address + size) {
-            return Err(IrqchipError::Invalid);
-        }
-        match region {
-            Region::Distributor => irqchip.dist = Some(at),
-            Region::CpuInterface => irqchip.cpu = Some(at),
-        }
+        *own = Some(at);
         Ok(())
     }
 
@@ -338,7 +332,7 @@ impl<H: Host> Vm<H> {
         nr_irqs: usize,
     ) -> Result<H::Array<Option<VmVgic<H>>>, IrqchipError> {
         if vcpus == 0 {
-            return Err(IrqchipError::Incomplete);
+            return Err(IrqchipError::Missing);
         }
         let storage = hypervisor.host.array(VmVgic::<H>::storage(vcpus, nr_irqs), |_| Interrupt::default())?;
         let made = Vgic::new(vcpus, nr_irqs, storage, hypervisor.hardware.list_registers);
@@ -360,8 +354,11 @@ impl<H: Host> Vm<H> {
                 irqchip.refused = true;
                 return Ok(());
             }
-            if irqchip.dist.is_none() || irqchip.cpu.is_none() {
+            let (Some(dist), Some(cpu)) = (irqchip.dist, irqchip.cpu) else {
                 return Err(IrqchipError::Incomplete);
+            };
+            if dist.get() < cpu.get() + CPU_SIZE && cpu.get() < dist.get() + DIST_SIZE {
+                return Err(IrqchipError::Invalid);
             }
         }
         self.initialise_irqchip(hypervisor)

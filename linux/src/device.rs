@@ -61,7 +61,7 @@ impl DeviceObject {
                 UserAddress::from_field(attribute.addr).write(&address)
             }
             KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
-                let count = vm.nr_irqs().unwrap_or(0) as u32;
+                let count = vm.nr_irqs().unwrap_or(arch::gic::PRIVATE_IRQS) as u32;
                 UserAddress::from_field(attribute.addr).write(&count)
             }
             _ => Err(Errno::ENXIO),
