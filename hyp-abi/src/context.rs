@@ -96,7 +96,7 @@ pub struct Cp15 {
 }
 
 /// VFP and NEON registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Vfp {
     /// d0 to d31. Where the core has sixteen, the rest stays what it was.
@@ -109,12 +109,6 @@ pub struct Vfp {
     pub fpinst: u32,
     /// The bypassed instruction (only while FPEXC.FP2V is set).
     pub fpinst2: u32,
-}
-
-impl Default for Vfp {
-    fn default() -> Self {
-        Self { d: [0; 32], fpexc: 0, fpscr: 0, fpinst: 0, fpinst2: 0 }
-    }
 }
 
 /// The virtual timer (B8.1.3).

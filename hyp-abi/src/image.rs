@@ -34,7 +34,8 @@ pub struct ImageHeader {
 }
 
 impl ImageHeader {
-    /// Reads and checks the header of an image. `None`: not an image, of another ABI, or its sections do not lie in order.
+    /// Reads and checks the header of an image. `None`: not an image, of another ABI, or its parts do not lie where
+    /// they belong.
     pub fn parse(image: &[u8]) -> Option<Self> {
         let word = |index: usize| -> Option<u32> {
             let bytes = image.get(index * 4..index * 4 + 4)?;
@@ -58,9 +59,11 @@ impl ImageHeader {
             && header.end.checked_sub(base)? == length
             && length <= crate::layout::IMAGE_MAX
             && (header.text..header.data).contains(&header.entries)
+            && header.data - header.entries >= CALLS * 4
             && (header.text..header.data).contains(&header.trampoline)
             && (header.text..header.data).contains(&header.start);
-        let aligned = (header.text | header.data | header.end | header.trampoline) & 0xfff == 0;
+        let pages = header.text | header.data | header.end | header.trampoline;
+        let aligned = pages & 0xfff == 0 && header.entries & 0b11 == 0;
         (header.magic == MAGIC && header.abi == ABI && ordered && aligned).then_some(header)
     }
 
