@@ -8,6 +8,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod context;
 pub mod image;
 pub mod layout;
+
+#[cfg(test)]
+mod tests;
