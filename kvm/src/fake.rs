@@ -56,6 +56,7 @@ struct Inner {
     observer: StdMutex<Option<Observer>>,
     process: StdMutex<HashMap<u32, Result<Resolved, Unresolved>>>,
     race: StdMutex<Option<Race>>,
+    entry_race: StdMutex<Option<Race>>,
     guest: StdMutex<Option<Guest>>,
     timers: StdMutex<Vec<Weak<TimerState>>>,
     counter: AtomicU64,
@@ -104,6 +105,7 @@ impl Host {
             observer: StdMutex::default(),
             process: StdMutex::default(),
             race: StdMutex::default(),
+            entry_race: StdMutex::default(),
             guest: StdMutex::default(),
             timers: StdMutex::default(),
             counter: AtomicU64::new(0),
@@ -151,6 +153,12 @@ impl Host {
     /// Runs `race` once, at the end of the next `resolve`: what another CPU does between the look-up and its use.
     pub fn race_resolve(&self, race: impl FnOnce() + Send + 'static) {
         *open(&self.0.race) = Some(Box::new(race));
+    }
+
+    /// Runs `race` once, when interrupts are about to be turned off: what another CPU does between a vCPU's look at itself and
+    /// its last look.
+    pub fn race_entry(&self, race: impl FnOnce() + Send + 'static) {
+        *open(&self.0.entry_race) = Some(Box::new(race));
     }
 
     /// What `enter_guest` runs.
@@ -446,6 +454,10 @@ impl host::Host for Host {
     }
 
     fn interrupts_off(&self) {
+        let race = open(&self.0.entry_race).take();
+        if let Some(race) = race {
+            race();
+        }
         assert!(!INTERRUPTS_OFF.replace(true), "interrupts are off already");
     }
 

@@ -443,3 +443,13 @@ fn internal_error(detail: u32) -> Exit {
     data[0] = detail.into();
     Exit::InternalError { suberror: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, ndata: 1, data }
 }
+
+#[cfg(test)]
+#[path = "run_event_tests.rs"]
+mod event_tests;
+#[cfg(test)]
+#[path = "run_machine.rs"]
+pub(crate) mod machine;
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

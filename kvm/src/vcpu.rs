@@ -140,3 +140,7 @@ impl<H: Host> Alarm<H> {
         self.is_set.set(count.is_some());
     }
 }
+
+#[cfg(test)]
+#[path = "vcpu_tests.rs"]
+mod tests;

@@ -436,3 +436,7 @@ fn store_bypass<H: Host>(hypervisor: &Hypervisor<H>) -> StoreBypass {
         _ => StoreBypass::NotRequired,
     }
 }
+
+#[cfg(test)]
+#[path = "vm_tests.rs"]
+mod tests;

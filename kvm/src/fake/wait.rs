@@ -8,7 +8,7 @@ use super::{Host, may_sleep, open};
 use crate::host::{self, Waiter as _, Wake};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::boxed::Box;
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 #[derive(Default)]
@@ -61,11 +61,12 @@ impl host::Waiter for Waiter {
             if let Some(on_sleep) = open(&self.0.on_sleep).as_mut() {
                 on_sleep();
             }
-            let flags = open(&self.0.flags);
+            let mut flags = open(&self.0.flags);
             if !flags.0 && !flags.1 {
-                drop(self.0.bell.wait_timeout(flags, Duration::from_millis(10)));
+                let awake = self.0.bell.wait_timeout(flags, Duration::from_millis(10));
+                flags = awake.unwrap_or_else(PoisonError::into_inner).0;
             }
-            open(&self.0.flags).0 = false;
+            flags.0 = false;
         }
         panic!("the vCPU's thread would sleep for ever");
     }

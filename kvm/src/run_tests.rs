@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! KVM_RUN with scripted guests: ways in, exits, memory and devices. Interrupts, time and power are `run_event_tests`'.
+
+use super::machine::*;
+use super::*;
+use crate::fake::{Event, Waiter as FakeWaiter};
+use crate::guest_memory::Access;
+use crate::vmid::VmidSlot;
+use arch::addr::{HostPhys, Ipa};
+use arch::cp15::reg;
+use arch::guest_registers::Sctlr;
+use arch::hyp_registers::Hcr;
+use arch::psr::{Mode, Psr};
+use hyp_abi::context::VcpuContext;
+use std::sync::Arc;
+use std::vec::Vec;
+
+fn waiter(machine: &Machine, number: usize) -> FakeWaiter {
+    machine.vm.place(number).unwrap().waiter().clone()
+}
+
+/// The guest that was left has taken this exception: mode, offset of the vector.
+fn has_taken(context: &VcpuContext) -> (Option<Mode>, u32) {
+    (Mode::from_psr(context.cpsr), context.pc - VECTORS)
+}
+
+#[test]
+fn a_signal_comes_before_the_guest() {
+    let mut machine = Machine::new(1);
+    machine.host.set_signal(true);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.entries(), 0);
+}
+
+#[test]
+fn a_signal_that_comes_at_the_last_moment_does_too() {
+    let mut machine = Machine::new(1);
+    let host = machine.host.clone();
+    machine.host.race_entry(move || host.set_signal(true));
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.entries(), 0);
+}
+
+#[test]
+fn an_immediate_exit_completes_the_pending_access_and_nothing_more() {
+    let mut machine = Machine::new(1);
+    machine.script([at(0, |context| fault(context, load(3), NOWHERE))]);
+    assert!(matches!(machine.run(0), Return::Exit(Exit::Mmio(_))));
+    let (pc, yields) = (machine.states[0].context.pc, machine.host.yields());
+    let answer = [0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0];
+    assert_eq!(machine.run_with(0, answer, true), Return::Interrupted);
+    assert_eq!((machine.states[0].context.r[3], machine.states[0].context.pc), (0x1234_5678, pc + 4));
+    assert_eq!((machine.entries(), machine.host.yields()), (1, yields));
+    // Once.
+    assert_eq!(machine.run_with(0, [0; 8], true), Return::Interrupted);
+    assert_eq!((machine.states[0].context.r[3], machine.states[0].context.pc), (0x1234_5678, pc + 4));
+}
+
+#[test]
+fn another_threads_turn_comes_before_the_guest() {
+    let mut machine = Machine::new(1);
+    let host = machine.host.clone();
+    machine.host.race_entry(move || host.set_must_stop());
+    machine.script([at(0, |_| ExitCode::Interrupt)]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    // Turned away once, entered for the step and for the end of the script, out at the signal.
+    assert_eq!((machine.entries(), machine.host.yields()), (2, 4));
+}
+
+#[test]
+fn the_vmid_is_the_vms_and_of_this_generation() {
+    let mut machine = Machine::new(1);
+    let vmids: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+    let seen = vmids.clone();
+    machine.script([at(0, move |context| {
+        seen.lock().unwrap().push(context.control.vttbr);
+        ExitCode::Interrupt
+    })]);
+    // Others use up the generation at the last moment: the vCPU must not enter with what it was given.
+    let hypervisor = machine.hypervisor.clone();
+    machine.host.race_entry(move || {
+        for _ in 0..254 {
+            hypervisor.vmids.assign(&VmidSlot::new());
+        }
+        hypervisor.vmids.assign(&VmidSlot::new());
+    });
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(*vmids.lock().unwrap(), [machine.vm.memory.vttbr().unwrap().bits()]);
+    // VMID 1 was the VM's, then another's; the second that was given out of the new generation is the VM's now.
+    assert_eq!(vmids.lock().unwrap()[0] >> 48 & 0xff, 2);
+    assert!(machine.host.take_events().contains(&Event::FlushAll));
+}
+
+#[test]
+fn a_kick_reaches_a_vcpu_in_its_guest_and_only_there() {
+    let mut machine = Machine::new(1);
+    let (vm, place) = (machine.vm.clone(), waiter(&machine, 0));
+    let inside = place.clone();
+    machine.script([at(0, move |_| {
+        assert_eq!(inside.kicks(), 0);
+        vm.vcpu(0).unwrap().kick();
+        assert_eq!(inside.kicks(), 1);
+        ExitCode::Interrupt
+    })]);
+    machine.vm.vcpu(0).unwrap().kick();
+    assert_eq!((place.wakes(), place.kicks()), (1, 0));
+    machine.run(0);
+    machine.vm.vcpu(0).unwrap().kick();
+    assert_eq!((place.wakes(), place.kicks()), (3, 1));
+    // Turned away at the last moment, it is not in the guest either.
+    let host = machine.host.clone();
+    machine.host.set_signal(false);
+    machine.host.race_entry(move || host.set_signal(true));
+    machine.run(0);
+    machine.vm.vcpu(0).unwrap().kick();
+    assert_eq!(place.kicks(), 1);
+}
+
+#[test]
+fn vcpus_that_share_a_cpu_have_its_tlb_flushed_in_between() {
+    let mut machine = Machine::new(2);
+    let mut local_flushes = |vcpu, cpu| {
+        machine.host.set_cpu(cpu);
+        machine.script([]);
+        machine.run(vcpu);
+        let flush = Event::FlushVmidLocal(machine.vm.memory.vttbr().unwrap().bits(), cpu);
+        machine.host.take_events().into_iter().filter(|event| *event == flush).count()
+    };
+    assert_eq!(local_flushes(0, 0), 0);
+    assert_eq!(local_flushes(0, 0), 0);
+    assert_eq!(local_flushes(1, 0), 1);
+    assert_eq!(local_flushes(0, 1), 0);
+    assert_eq!(local_flushes(1, 0), 0);
+    assert_eq!(local_flushes(0, 0), 1);
+}
+
+#[test]
+fn a_vcpu_without_a_controller_that_was_asked_for_does_not_run() {
+    let mut machine = Machine::bare(1);
+    machine.vm.create_irqchip().unwrap();
+    assert_eq!(machine.run(0), Return::Irqchip(IrqchipError::Incomplete));
+    machine.vm.set_irqchip_address(crate::vm::Region::Distributor, DIST).unwrap();
+    assert_eq!(machine.run(0), Return::Irqchip(IrqchipError::Incomplete));
+    machine.vm.set_irqchip_address(crate::vm::Region::CpuInterface, CPU).unwrap();
+    assert!(!machine.vm.has_running_irqchip());
+    machine.script([]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert!(machine.vm.has_running_irqchip() && machine.entries() == 1);
+}
+
+#[test]
+fn a_vcpu_that_was_not_created_does_not_run() {
+    let mut machine = Machine::bare(1);
+    let mut state = VcpuState::new(&machine.host, machine.vm.place(1).unwrap().waiter()).unwrap();
+    let result = run(&machine.hypervisor, &machine.vm, 1, &mut state, [0; 8], false);
+    assert_eq!(result, Return::Irqchip(IrqchipError::Invalid));
+    machine.script([]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+}
+
+#[test]
+fn trapped_registers() {
+    let mut machine = Machine::new(2);
+    machine.script([
+        at(0, |context| trap(context, mrc(reg::ACTLR, 5))),
+        at(4, |context| {
+            assert_eq!(context.r[5], 0x41 | 1 << 6);
+            // MCR ACTLR: ignored.
+            context.r[5] = 0;
+            trap(context, mrc(reg::ACTLR, 5) & !1)
+        }),
+        at(8, |context| trap(context, mrc(reg::ACTLR, 6))),
+        at(12, |context| {
+            assert_eq!(context.r[6], 0x41 | 1 << 6);
+            // A debug register: reads as zero.
+            context.r[6] = 5;
+            trap(context, 0x05 << 26 | mrc(reg::ACTLR, 6) & 0x03ff_ffff)
+        }),
+        at(16, |context| {
+            assert_eq!(context.r[6], 0);
+            // c11 is for TCM and DMA: undefined.
+            trap(context, mrc(arch::cp15::Cp15::new(11, 0, 0, 0), 5))
+        }),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    let context = &machine.states[0].context;
+    assert_eq!(has_taken(context), (Some(Mode::Und), 4));
+    assert_eq!(context.banks.und.lr, START + 16 + 4);
+}
+
+#[test]
+fn maintenance_by_set_and_way_flushes_what_the_guest_has_once() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(4);
+    machine.script([
+        at(0, |context| fault(context, store(1), RAM + 0x1000)),
+        at(0, |context| {
+            context.control.hcr &= !Hcr::TVM.bits();
+            trap(context, mrc(reg::DCISW, 1) & !1)
+        }),
+        at(4, |context| {
+            assert_ne!(context.control.hcr & Hcr::TVM.bits(), 0);
+            trap(context, mrc(reg::DCISW, 1) & !1)
+        }),
+        // It switches its caches on, which is seen, and flushes again.
+        at(8, |context| {
+            context.r[1] = context.cp15.sctlr | (Sctlr::M | Sctlr::C).bits();
+            trap(context, mrc(reg::SCTLR, 1) & !1)
+        }),
+        at(12, |context| {
+            assert_eq!(context.control.hcr & Hcr::TVM.bits(), 0);
+            ExitCode::Interrupt
+        }),
+    ]);
+    machine.run(0);
+    let clean = Event::Clean(HostPhys::new(PHYS + 0x1000), 4096);
+    // When it was mapped, at the first maintenance, at the switch.
+    assert_eq!(machine.host.take_events(), [clean; 3]);
+}
+
+#[test]
+fn what_is_undefined_smc_and_wfe_do() {
+    let mut machine = Machine::new(1);
+    machine.script([
+        at(0, |context| trap(context, 0x13 << 26 | 1 << 25)),
+        at(4, |context| {
+            assert_eq!(context.r[0] as i32, uapi::psci::NOT_SUPPORTED);
+            trap(context, WFI | 1)
+        }),
+        // BXJ.
+        at(8, |context| trap(context, 0x0a << 26 | ALWAYS)),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
+}
+
+#[test]
+fn an_instruction_that_fails_its_condition_is_only_passed() {
+    let mut machine = Machine::new(1);
+    // Condition EQ, with Z clear, for a WFI that would sleep for ever, and for an undefined access.
+    let eq = |hsr: u32| hsr & !(0xf << 20);
+    machine.script([
+        at(0, move |context| trap(context, eq(WFI))),
+        at(4, move |context| trap(context, eq(mrc(arch::cp15::Cp15::new(11, 0, 0, 0), 5)))),
+        at(8, |_| ExitCode::Interrupt),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.entries(), 4);
+}
+
+#[test]
+fn memory_is_mapped_and_the_instruction_repeated() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(4);
+    machine.script([
+        at(0, |context| fault(context, store(1), RAM + 0x2004)),
+        at(0, |context| fault(context, fetch(), RAM + 0x3000)),
+        at(0, |_| ExitCode::Interrupt),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    let clean = |page: u64| Event::Clean(HostPhys::new(PHYS + page * 0x1000), 4096);
+    assert_eq!(machine.host.take_events(), [clean(2), clean(3), Event::InvalidateIcache]);
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_the_processs_affair() {
+    for error in [Unresolved::Fault, Unresolved::Poisoned, Unresolved::OutOfMemory, Unresolved::Interrupted] {
+        let mut machine = Machine::new(1);
+        machine.give_ram(1);
+        machine.host.set_page(HVA, Err(error));
+        machine.script([at(0, |context| fault(context, load(1), RAM))]);
+        let expected = match error {
+            Unresolved::Interrupted => Return::Interrupted,
+            error => Return::Unresolved(error),
+        };
+        assert_eq!(machine.run(0), expected);
+        assert_eq!(machine.states[0].context.pc, START, "the guest repeats it if it runs again");
+        assert!(machine.states[0].pending.is_none());
+    }
+}
+
+#[test]
+fn no_memory_for_tables_is_told() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(1);
+    machine.script([]);
+    machine.run(0);
+    machine.host.allow_allocations(Some(0));
+    for ipa in [RAM, CPU] {
+        machine.script([at(0, move |context| fault(context, load(1), ipa))]);
+        assert_eq!(machine.run(0), Return::Unresolved(Unresolved::OutOfMemory));
+    }
+    machine.host.allow_allocations(None);
+}
+
+#[test]
+fn a_device_is_the_processs() {
+    let mut machine = Machine::new(1);
+    machine.script([
+        at(0, |context| {
+            context.r[2] = 0xcafe_f00d;
+            fault(context, store(2), NOWHERE + 8)
+        }),
+        at(4, |context| {
+            context.cpsr |= Psr::E.bits();
+            fault(context, store(2) & !(3 << 22) | 1 << 22, NOWHERE + 12)
+        }),
+        at(8, |context| fault(context, load(7), NOWHERE + 16)),
+        at(12, |context| {
+            assert_eq!(context.r[7], 0x0102_0304, "most significant byte first");
+            ExitCode::Interrupt
+        }),
+    ]);
+    let mmio = |offset, data, len, is_write| {
+        Return::Exit(Exit::Mmio(Mmio { phys_addr: NOWHERE + offset, data, len, is_write }))
+    };
+    assert_eq!(machine.run(0), mmio(8, [0x0d, 0xf0, 0xfe, 0xca, 0, 0, 0, 0], 4, true));
+    assert_eq!(machine.run(0), mmio(12, [0xf0, 0x0d, 0, 0, 0, 0, 0, 0], 2, true));
+    assert_eq!(machine.run(0), mmio(16, [0; 8], 4, false));
+    assert_eq!(machine.run_with(0, [1, 2, 3, 4, 5, 6, 7, 8], false), Return::Interrupted);
+}
+
+#[test]
+fn a_write_to_a_read_only_slot_is_the_processs() {
+    let mut machine = Machine::new(1);
+    machine.give_ram_with(4, crate::memslots::READONLY);
+    machine.script([
+        at(0, |context| fault(context, load(2), RAM)),
+        at(0, |context| fault(context, store(2) & !0x3f | 0x0f, RAM)),
+    ]);
+    assert!(matches!(machine.run(0), Return::Exit(Exit::Mmio(Mmio { phys_addr: RAM, is_write: true, .. }))));
+    // A store that has the guest's own table walked there reads the table.
+    machine.script([
+        at(4, |context| fault(context, store(2) & !ISV | S1PTW, RAM + 0x1000)),
+        at(4, |_| ExitCode::Interrupt),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(
+        machine.vm.memory.fault(Ipa::new(RAM + 0x1000), Access::Read, &mut machine.states[0].cache),
+        Ok(FaultOutcome::Mapped)
+    );
+    let clean = |page: u64| Event::Clean(HostPhys::new(PHYS + page * 0x1000), 4096);
+    assert_eq!(machine.host.take_events(), [clean(0), clean(1)]);
+}
+
+#[test]
+fn the_distributor_answers_here() {
+    let mut machine = Machine::new(2);
+    machine.script([
+        at(0, |context| {
+            context.r[1] = 3;
+            fault(context, store(1), DIST)
+        }),
+        at(4, |context| fault(context, load(2), DIST)),
+        at(8, |context| {
+            assert_eq!(context.r[2], 3);
+            fault(context, load(2), DIST + 4)
+        }),
+        at(12, |context| {
+            assert_eq!(context.r[2], 1 << 5 | 7, "two CPUs, 256 interrupts");
+            ExitCode::Interrupt
+        }),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.entries(), 5);
+}
+
+#[test]
+fn an_sgi_kicks_the_other_and_not_the_sender() {
+    let mut machine = Machine::new(2);
+    machine.enable_interrupts();
+    let (sender, other) = (waiter(&machine, 0), waiter(&machine, 1));
+    let before = (sender.wakes(), other.wakes());
+    machine.script([at(0, |context| {
+        context.r[1] = 0b11 << 16; // SGI 0 to both
+        fault(context, store(1), DIST + u64::from(arch::gic::gicd::SGIR))
+    })]);
+    machine.run(0);
+    assert_eq!((sender.wakes(), other.wakes()), (before.0, before.1 + 1));
+    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1)), Some(false), "its interface is still closed");
+    machine.script([at(0, |_| ExitCode::Interrupt)]);
+    machine.open_interface();
+    machine.run(1);
+    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1)), Some(true));
+}
+
+#[test]
+fn what_is_loaded_elsewhere_is_called_in_before_it_is_read() {
+    let mut machine = Machine::new(2);
+    let (own, other) = (waiter(&machine, 0), waiter(&machine, 1));
+    machine.script([at(0, |context| fault(context, load(1), DIST + u64::from(arch::gic::gicd::ISACTIVER) + 4))]);
+    let before = (own.wakes(), other.wakes());
+    machine.run(0);
+    assert_eq!((own.wakes(), other.wakes()), (before.0, before.1 + 1));
+}
+
+#[test]
+fn the_cpu_interface_is_mapped_and_not_executed_from() {
+    let mut machine = Machine::new(1);
+    machine.script([
+        at(0, |context| fault(context, load(1), CPU + 0x100c)),
+        at(0, |context| fault(context, fetch(), CPU)),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Abt), 0x0c));
+    // Mapped now: the page after the first, and as a device, which is never cleaned.
+    assert_eq!(machine.host.take_events(), []);
+    let access = |machine: &mut Machine, ipa| {
+        machine.vm.memory.map_device(ipa, HostPhys::new(GICV + 0x1000), &mut machine.states[0].cache)
+    };
+    machine.host.allow_allocations(Some(0));
+    assert_eq!(access(&mut machine, Ipa::new(CPU + 0x1000)), Ok(()), "its table is there");
+    machine.host.allow_allocations(None);
+    assert_eq!(
+        machine.vm.hit(&machine.hypervisor, Ipa::new(CPU + 0x100c)),
+        Hit::CpuInterface(HostPhys::new(GICV + 0x1000))
+    );
+}
+
+#[test]
+fn accesses_to_nothing_that_are_no_plain_loads_and_stores() {
+    let mut machine = Machine::new(1);
+    machine.script([
+        // Cache maintenance is passed.
+        at(0, |context| fault(context, store(1) & !ISV | CM, NOWHERE)),
+        at(4, |context| fault(context, load(1) & !ISV, NOWHERE)),
+    ]);
+    assert_eq!(machine.run(0), Return::NoSyndrome);
+    assert_eq!(machine.states[0].context.pc, START + 4);
+    // The guest's own tables.
+    machine.script([at(4, |context| fault(context, store(1) & !ISV | S1PTW, NOWHERE + 0x123))]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    let context = &machine.states[0].context;
+    assert_eq!(has_taken(context), (Some(Mode::Abt), 0x10));
+    assert_eq!((context.cp15.dfar, context.cp15.dfsr & 1 << 11), (FAR | 0x123, 1 << 11));
+}
+
+#[test]
+fn a_fetch_from_nowhere_aborts() {
+    let mut machine = Machine::new(1);
+    machine.script([at(0, |context| fault(context, fetch(), NOWHERE + 0x40))]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    let context = &machine.states[0].context;
+    assert_eq!(has_taken(context), (Some(Mode::Abt), 0x0c));
+    assert_eq!((context.cp15.ifar, context.cp15.ifsr), (FAR | 0x40, 0x8));
+}
+
+#[test]
+fn memory_that_fails_the_guest_fails_it_as_without_a_hypervisor() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(1);
+    // Synchronous external aborts: of a load, of a fetch. Nothing is mapped for them.
+    machine.script([at(0, |context| fault(context, load(1) & !0x3f | 0x10, RAM))]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Abt), 0x10));
+    machine.states[0].context.pc = START;
+    machine.script([at(0, |context| fault(context, fetch() & !0x3f | 0x10, RAM))]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Abt), 0x0c));
+    assert_eq!(machine.host.take_events(), []);
+}
+
+#[test]
+fn an_asynchronous_abort_waits_for_the_guest() {
+    let pending = |context: &VcpuContext| context.control.hcr & Hcr::VA.bits() != 0;
+    let mut machine = Machine::new(1);
+    machine.script([
+        at(0, move |context| {
+            assert!(!pending(context));
+            context.exit.async_abort = 1;
+            ExitCode::Interrupt
+        }),
+        at(0, move |context| {
+            assert!(pending(context) && context.exit.async_abort == 0);
+            // A coprocessor access that the world switch put off because of it: once more, not undefined.
+            trap(context, 0x07 << 26 | ALWAYS | 10)
+        }),
+        at(0, move |context| {
+            // Taken. Another one, as a data abort; then one without any abort pending is undefined.
+            context.control.hcr &= !Hcr::VA.bits();
+            fault(context, load(1) & !0x3f | 0x11, NOWHERE)
+        }),
+        at(0, move |context| {
+            assert!(pending(context));
+            context.control.hcr &= !Hcr::VA.bits();
+            trap(context, 0x07 << 26 | ALWAYS | 10)
+        }),
+    ]);
+    machine.states[0].context.control.vfp = 1;
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
+}
+
+#[test]
+fn hyp_mode_gone_and_hyp_mode_in_panic() {
+    let mut machine = Machine::new(1);
+    machine.host.set_cpu(2);
+    machine.script([at(0, |_| ExitCode::Gone)]);
+    let gone = Exit::FailEntry { hardware_entry_failure_reason: 3, cpu: 2 };
+    assert_eq!(machine.run(0), Return::Exit(gone));
+    assert!(machine.states[0].initialised);
+    machine.script([at(0, |_| ExitCode::HypPanic)]);
+    let mut data = [0; 16];
+    data[0] = 0xffff_fffe;
+    let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+    assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
+    assert!(!machine.states[0].initialised, "it is not to run again");
+}
+
+#[test]
+fn an_exit_that_should_not_be() {
+    let mut machine = Machine::new(1);
+    machine.script([at(0, |context| trap(context, 0x3f << 26))]);
+    let mut data = [0; 16];
+    data[0] = 0xfc00_0000;
+    let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+    assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
+}
+
+#[test]
+fn the_interface_goes_in_and_comes_back() {
+    let mut machine = Machine::new(1);
+    let host = machine.host.clone();
+    machine.script([at(0, move |_| {
+        host.with_cpu_interface(|interface| {
+            assert_eq!((interface.vmcr, interface.hcr), (0, arch::gic::gich::HCR_EN));
+            (interface.vmcr, interface.apr) = (OPEN, 4);
+        });
+        ExitCode::Interrupt
+    })]);
+    machine.run(0);
+    machine.host.with_cpu_interface(|interface| *interface = Default::default());
+    let host = machine.host.clone();
+    machine.script([at(0, move |_| {
+        host.with_cpu_interface(|interface| assert_eq!((interface.vmcr, interface.apr), (OPEN, 4)));
+        ExitCode::Interrupt
+    })]);
+    machine.run(0);
+}
