@@ -106,6 +106,11 @@ impl Program {
         self.raw(0xea00_0000 | self.back(to))
     }
 
+    /// Branches back to the first instruction.
+    pub fn branch_to_start(&mut self) -> &mut Self {
+        self.branch(Label(0))
+    }
+
     /// Branches back to `to` if the last comparison found equality.
     pub fn branch_if_equal(&mut self, to: Label) -> &mut Self {
         self.raw(0x0a00_0000 | self.back(to))

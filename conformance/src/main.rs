@@ -22,6 +22,7 @@ mod system;
 mod vcpu;
 mod verdict;
 mod vm;
+mod wild;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -64,6 +65,7 @@ const TOPICS: &[Topic] = &[
     ("irqchip", irqchip::CASES),
     ("run", run::CASES),
     ("live memory", live_memory::CASES),
+    ("wild", wild::CASES),
     ("lifetimes", lifetimes::CASES),
 ];
 
