@@ -73,6 +73,9 @@ pub fn run<H: Host>(
     immediate: bool,
 ) -> Return {
     let Some(vcpu) = vm.vcpu(number) else { return Return::Irqchip(IrqchipError::Invalid) };
+    if state.lost {
+        return Return::Exit(internal_error(ExitCode::HypPanic.to_raw()));
+    }
     if let Some(pending) = state.pending.take() {
         pending.finish(&mut state.context, answer);
     }
@@ -217,7 +220,7 @@ impl<H: Host> Run<'_, H> {
             })),
             ExitCode::HypPanic => {
                 // What the guest had in registers is lost: the vCPU does not run again unless it is initialised anew.
-                self.state.initialised = false;
+                self.state.lost = true;
                 Next::Leave(Return::Exit(internal_error(code.to_raw())))
             }
         }
@@ -273,7 +276,7 @@ impl<H: Host> Run<'_, H> {
         let now = host.counter();
         let due = [vtimer::deadline(&self.state.context.timer, now), self.state.physical_timer.deadline(now)];
         // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
-        let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
+        let told = self.state.timer_lines;
         let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
         let Self { vm, vcpu, number, state, .. } = self;
         let wake = vcpu.waiter().wait(|| {
@@ -422,8 +425,10 @@ impl<H: Host> Run<'_, H> {
             })));
         };
         if Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
-            // What they have in list registers is taken in when they come out, and orders to it carried out then.
-            self.vm.kick(self.vm.all_but(number));
+            // What they have in list registers is taken in when they come out.
+            if !self.vm.all_but(number).is_empty() {
+                self.hypervisor.host.exit_all_guests();
+            }
         }
         let len = access.size.bytes();
         let result = self.vm.with_vgic(|vgic| match access.written_value() {

@@ -191,6 +191,11 @@ fn without_a_controller_an_asserted_timer_ends_wfi_and_is_held() {
             set_timer(context, ENABLE, 500);
             trap(context, WFI)
         }),
+        // Once more, its level being known from the way in.
+        at(4, |context| {
+            context.pc = START;
+            trap(context, WFI)
+        }),
         at(4, move |context| {
             assert!(held.is_timer_held());
             set_timer(context, 0, 0);

@@ -86,6 +86,8 @@ pub struct VcpuState<H: Host> {
     pub pending: Option<Pending>,
     /// KVM_ARM_VCPU_INIT was done.
     pub initialised: bool,
+    /// Hyp mode failed while it ran, and what the guest had in registers is gone. Ends with the next KVM_ARM_VCPU_INIT.
+    pub lost: bool,
     /// The level that the vGIC was last told for the virtual and the physical timer.
     pub timer_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
@@ -104,6 +106,7 @@ impl<H: Host> VcpuState<H> {
             psci_0_2: false,
             pending: None,
             initialised: false,
+            lost: false,
             timer_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
         })

@@ -178,6 +178,7 @@ impl VcpuObject {
         reset::reset(&mut state.registers(), id, place);
         state.psci_0_2 = request.has(KVM_ARM_VCPU_PSCI_0_2);
         state.pending = None;
+        state.lost = false;
         let vcpu = self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?;
         *vcpu.power() = Power { off: request.has(KVM_ARM_VCPU_POWER_OFF), start: None };
         Ok(0)
