@@ -276,7 +276,7 @@ impl<H: Host> Run<'_, H> {
         let now = host.counter();
         let due = [vtimer::deadline(&self.state.context.timer, now), self.state.physical_timer.deadline(now)];
         // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
-        let told = self.state.timer_lines;
+        let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
         let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
         let Self { vm, vcpu, number, state, .. } = self;
         let wake = vcpu.waiter().wait(|| {

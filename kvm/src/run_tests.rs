@@ -508,7 +508,11 @@ fn hyp_mode_gone_and_hyp_mode_in_panic() {
     let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
     assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
     machine.script([]);
-    assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }), "it is not to run again");
+    assert_eq!(
+        machine.run(0),
+        Return::Exit(Exit::InternalError { suberror, ndata: 1, data }),
+        "it is not to run again"
+    );
 }
 
 #[test]
