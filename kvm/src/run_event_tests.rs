@@ -212,21 +212,26 @@ fn without_a_controller_an_asserted_timer_ends_wfi_and_is_held() {
 #[test]
 fn another_vcpus_power_off_ends_wfi() {
     let mut machine = Machine::new(1);
-    let (vm, place) = (machine.vm.clone(), machine.vm.place(0).unwrap().waiter().clone());
+    let (off, on) = (machine.vm.clone(), machine.vm.clone());
+    let start = PowerOn { entry: START + 0x100, context_id: 0, big_endian: false };
     let sleeps = on_sleep(
         &machine,
         0,
         vec![
             Box::new(move || {
-                vm.vcpu(0).unwrap().power().off = true;
-                vm.vcpu(0).unwrap().kick();
+                off.vcpu(0).unwrap().power().off = true;
+                off.vcpu(0).unwrap().kick();
             }),
-            Box::new(move || place.set_signal(true)),
+            // It sleeps elsewhere now, where it can be turned on.
+            Box::new(move || {
+                *on.vcpu(0).unwrap().power() = Power { off: false, start: Some(start) };
+                on.vcpu(0).unwrap().kick();
+            }),
         ],
     );
-    machine.script([at(0, |context| trap(context, WFI))]);
+    machine.script([at(0, |context| trap(context, WFI)), at(0x100, |_| ExitCode::Interrupt)]);
     assert_eq!(machine.run(0), Return::Interrupted);
-    assert_eq!((machine.entries(), sleeps.load(Ordering::SeqCst)), (1, 2));
+    assert_eq!(sleeps.load(Ordering::SeqCst), 2);
 }
 
 /// The timer's line goes up and down with its output, whether the hardware ties the interrupts or not.

@@ -255,11 +255,13 @@ fn memory_is_mapped_and_the_instruction_repeated() {
     machine.script([
         at(0, |context| fault(context, store(1), RAM + 0x2004)),
         at(0, |context| fault(context, fetch(), RAM + 0x3000)),
+        // A fetch that has the guest's own tables read, which it does not execute.
+        at(0, |context| fault(context, fetch() | S1PTW, RAM + 0x1000)),
         at(0, |_| ExitCode::Interrupt),
     ]);
     assert_eq!(machine.run(0), Return::Interrupted);
     let clean = |page: u64| Event::Clean(HostPhys::new(PHYS + page * 0x1000), 4096);
-    assert_eq!(machine.host.take_events(), [clean(2), clean(3), Event::InvalidateIcache]);
+    assert_eq!(machine.host.take_events(), [clean(2), clean(3), Event::InvalidateIcache, clean(1)]);
 }
 
 #[test]
@@ -492,6 +494,34 @@ fn an_asynchronous_abort_waits_for_the_guest() {
     machine.states[0].context.control.vfp = 1;
     assert_eq!(machine.run(0), Return::Interrupted);
     assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
+}
+
+#[test]
+fn a_guest_without_floating_point_finds_it_undefined() {
+    let mut machine = Machine::new(1);
+    machine.states[0].context.control.vfp = 0;
+    machine.script([at(0, |context| {
+        context.exit.async_abort = 1;
+        trap(context, 0x07 << 26 | ALWAYS | 10)
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
+}
+
+#[test]
+fn an_interrupt_that_becomes_anothers_while_it_is_loaded_wakes_that_one() {
+    let mut machine = Machine::new(2);
+    machine.enable_interrupts();
+    machine.vm.set_line(0, 40, true).unwrap();
+    let (vm, other) = (machine.vm.clone(), waiter(&machine, 1));
+    let before = other.wakes();
+    machine.script([at(0, move |_| {
+        let kicks = vm.with_vgic(|vgic| vgic.dist_write(1, arch::gic::gicd::ITARGETSR + 40, 4, 2)).unwrap();
+        assert_eq!(kicks, Kicks::one(0), "the one that has it");
+        ExitCode::Interrupt
+    })]);
+    machine.run(0);
+    assert_eq!(other.wakes(), before + 1);
 }
 
 #[test]
