@@ -22,6 +22,7 @@ use crate::setup::qemu::{self, Qemu};
 pub const NOT_RUN: u8 = 125;
 
 const GUEST: &str = include_str!("../initramfs/guest");
+const BARE: &str = include_str!("../initramfs/bare");
 
 /// What kind of host.
 #[derive(Args, Clone, Debug)]
@@ -213,10 +214,13 @@ impl Host {
         }
         if let Some(products) = &self.products {
             image.file(&products.module, "lib/worldswitch/worldswitch.ko")?;
-            image.file(&products.wsvm, "bin/wsvm")?;
+            for (name, path) in &products.programs {
+                image.file(path, &format!("bin/{name}"))?;
+            }
             for (name, path) in &products.guests {
                 image.file(path, &format!("guests/{name}.bin"))?;
             }
+            image.text("bin/bare", BARE, 0o755);
             self.add_linux_guest(&mut image, &products.module, tokens, (&rows, &columns))?;
         }
         for argument in &self.options.with {

@@ -25,8 +25,8 @@ pub const HYP_IMAGE: &str = "WORLDSWITCH_HYP_IMAGE";
 pub struct Products {
     /// `worldswitch.ko`.
     pub module: PathBuf,
-    /// The virtual machine monitor.
-    pub wsvm: PathBuf,
+    /// Programs for the host: name and file.
+    pub programs: Vec<(String, PathBuf)>,
     /// Bare-metal guests: name and flat image.
     pub guests: Vec<(String, PathBuf)>,
 }
@@ -36,16 +36,18 @@ pub fn build(layout: &Layout, choice: &Choice) -> Result<Products> {
     let _lock = layout.lock()?;
     let object = rust_object(layout)?;
     let kernel = kernel::ensure(layout, choice)?;
-    Ok(Products { module: module::build(layout, &kernel, &object)?, wsvm: wsvm(layout)?, guests: guests(layout)? })
+    Ok(Products {
+        module: module::build(layout, &kernel, &object)?,
+        programs: programs_for_the_host(layout)?,
+        guests: guests(layout)?,
+    })
 }
 
 /// `cargo xtask build`: builds for `choice` and says where things are.
 pub fn run(layout: &Layout, choice: &Choice) -> Result<u8> {
     let products = build(layout, choice)?;
-    for path in [&products.module, &products.wsvm] {
-        println!("{}", path.display());
-    }
-    for (_, path) in &products.guests {
+    println!("{}", products.module.display());
+    for (_, path) in products.programs.iter().chain(&products.guests) {
         println!("{}", path.display());
     }
     let review = review(layout)?;
@@ -81,8 +83,14 @@ fn rust_object(layout: &Layout) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn wsvm(layout: &Layout) -> Result<PathBuf> {
-    Ok(compile(layout, "wsvm", LINUX, &[])?.join("wsvm"))
+/// The crates of programs that run in the host, and what their programs are called.
+pub const HOST_PROGRAMS: [(&str, &str); 2] = [("wsvm", "wsvm"), ("worldswitch-conformance", "kvm-conformance")];
+
+fn programs_for_the_host(layout: &Layout) -> Result<Vec<(String, PathBuf)>> {
+    HOST_PROGRAMS
+        .iter()
+        .map(|(package, name)| Ok(((*name).to_owned(), compile(layout, package, LINUX, &[])?.join(name))))
+        .collect()
 }
 
 /// Every program of the guests' crate, flat.

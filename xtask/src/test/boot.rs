@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use anyhow::Result;
 
 use super::Tally;
-use super::expect::Expect;
+use super::expect::{self, Expect};
 use crate::board::Board;
 use crate::console;
 use crate::host::{Host, HostOptions, Task, Tokens};
@@ -249,7 +249,20 @@ fn judge(item: &Item, went: &Went, log: &Path, tally: &mut Tally) {
             Some(format!("its output {why}"))
         })
     };
+    let reports = item.expect.iter().any(|expect| matches!(expect, Expect::Report));
+    let mut good = true;
+    for (test, why) in expect::report_lines(&went.output).filter(|_| reports) {
+        let name = format!("{}: {test}", item.name);
+        match why {
+            None => tally.ok(&name),
+            Some(why) => tally.not_ok(&name, why),
+        }
+        good &= why.is_none();
+    }
     match wrong {
+        // Its parts have counted.
+        None if reports && good => {}
+        None if reports => println!("  the host's log: {}", log.display()),
         None => tally.ok(&item.name),
         Some(why) => {
             tally.not_ok(&item.name, &why);

@@ -13,6 +13,9 @@ use crate::layout::Layout;
 use crate::setup;
 use crate::setup::rust::{BARE, LINUX};
 
+/// How many seconds building and running the unit tests may take.
+const UNIT_TEST_LIMIT: &str = "1200";
+
 /// Runs all of it.
 pub fn run(layout: &Layout, tally: &mut Tally) {
     tally.check("every source is formatted", || {
@@ -35,9 +38,9 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
         tally.check(&name, || build::build(layout, &choice).map(|_| ()));
     }
     tally.check("nothing in the module panics unreviewed", || review(layout));
-    for (package, target) in
-        [("worldswitch-hyp", BARE), ("worldswitch-linux", BARE), ("worldswitch-guests", BARE), ("wsvm", LINUX)]
-    {
+    let bare = ["worldswitch-hyp", "worldswitch-linux", "worldswitch-guests"].map(|package| (package, BARE));
+    let programs = build::HOST_PROGRAMS.map(|(package, _)| (package, LINUX));
+    for (package, target) in bare.into_iter().chain(programs) {
         tally.check(&format!("clippy is content with {package} for Arm"), || {
             deny_warnings(layout, &mut build::cargo(layout, "clippy", package, target))
         });
@@ -90,7 +93,14 @@ fn unit_tests(layout: &Layout, tally: &mut Tally) {
 fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
     let path = layout.state("logs/unit-tests.log");
     let mut log = std::fs::File::create(&path)?;
-    let mut command = host_cargo(layout, &["test", "--no-fail-fast"]);
+    let cargo = host_cargo(layout, &["test", "--no-fail-fast"]);
+    // libtest has no time limit of its own. When it is over, or we are, all that cargo started ends.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", UNIT_TEST_LIMIT])
+        .arg(cargo.get_program())
+        .args(cargo.get_args())
+        .current_dir(&layout.root);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -106,9 +116,18 @@ fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
             failed += bad;
         } else if line.starts_with("test ") && line.ends_with("FAILED") {
             println!("not ok {}", line.trim_start_matches("test "));
+        } else if line.contains("has been running for over") {
+            crate::progress(&line);
         }
     }
     let status = child.wait()?;
+    if status.code() == Some(124) {
+        bail!(
+            "they took more than {UNIT_TEST_LIMIT} s\n{}\n(all of it: {})",
+            crate::console::tail(&path, 5),
+            path.display()
+        );
+    }
     if !status.success() && failed == 0 {
         bail!("cargo test: {status}\n{}\n(all of it: {})", crate::console::tail(&path, 15), path.display());
     }

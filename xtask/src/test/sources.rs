@@ -11,8 +11,9 @@ const LICENCE: &str = "SPDX-License-Identifier: GPL-2.0-only";
 /// Crates that say `forbid(unsafe_code)` themselves.
 const SAFE_CRATES: [&str; 4] = ["arch", "hyp-abi", "kvm", "uapi"];
 
-/// Crates that may contain unsafe code: what runs on bare metal, what calls the kernel, and wsvm, which maps memory and calls ioctl.
-const UNSAFE_CRATES: [&str; 4] = ["hyp", "linux", "guests", "vmm"];
+/// Crates that may contain unsafe code: what runs on bare metal, what calls the kernel, and clients of KVM, which map memory and call
+/// ioctl.
+const UNSAFE_CRATES: [&str; 5] = ["hyp", "linux", "guests", "vmm", "conformance"];
 
 /// Each source begins with its licence.
 pub fn licences(root: &Path) -> Result<()> {
