@@ -163,6 +163,18 @@ fn it_is_made_for_the_vcpus_that_there_are() {
 }
 
 #[test]
+fn every_vcpus_timer_is_tied_to_the_hardware() {
+    let machine = Machine::new(3);
+    for vcpu in 0..3 {
+        let in_flight = machine.vm.with_vgic(|vgic| {
+            let _ = vgic.set_level(vcpu, vtimer::VIRTUAL_PPI, true);
+            [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI].map(|ppi| vgic.hw_active(vcpu, ppi))
+        });
+        assert_eq!(in_flight, Some([true, false]), "vCPU {vcpu}");
+    }
+}
+
+#[test]
 fn vcpus_that_come_while_it_is_made_are_not_forgotten() {
     for _ in 0..200 {
         let machine = Machine::bare(1);
