@@ -5,6 +5,11 @@
 //! An ioctl's number says how big its structure is, which is checked against the argument's type. What remains to be promised where
 //! a call is made: that addresses *in* the structure are good for what the kernel does with them.
 
+#![allow(
+    clippy::useless_conversion,
+    reason = "an ioctl's number and argument are as wide as a pointer: 32 bits where this runs, 64 where it is tested"
+)]
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
