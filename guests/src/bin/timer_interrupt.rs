@@ -56,8 +56,9 @@ fn the_counter_starts_near_zero_and_runs() -> Verdict {
 
 fn it_fires_into_a_spinning_guest() -> Verdict {
     listen();
-    timer::fire_in(1000);
+    // Before the timer is set, not after: the vCPU may rest between the two for any time.
     let due = sysreg::cntvct() + u64::from(timer::ticks(1000));
+    timer::fire_in(1000);
     sysreg::unmask_irq();
     let fired = timer::wait_until(2 * SECOND, || COUNT.load(Relaxed) > 0);
     let now = sysreg::cntvct();

@@ -21,6 +21,7 @@ pub fn boots() -> Vec<Boot> {
             tests: &[LOADED, LINUX_GUEST, RELOAD, CONFORMANCE],
             ..Boot::of("armmp")
         },
+        Boot { tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics") },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
         Boot { board: Board::VexpressA15, bare_guests: true, tests: &[LOADED], ..Boot::of("vexpress-a15") },
         Boot { board: Board::OrangepiPc, bare_guests: true, tests: &[LOADED], ..Boot::of("orangepi-pc") },
@@ -69,6 +70,12 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .within(180)
     .expecting(&[Says("No such device"), Says("status 19")]),
+    Test::of(
+        "a guest with four CPUs on a host with two has them all",
+        "guest -c 'grep -c ^processor /proc/cpuinfo' --cpus 4",
+    )
+    .within(300)
+    .expecting(&[Is("4")]),
     RELOAD,
     Test::of(
         "a CPU goes and comes back, with a guest before, between and after",
@@ -128,6 +135,28 @@ const DEFAULT_HOST: &[Test] = &[
     .failing(1)
     .expecting(&[Lines(1)]),
     CONFORMANCE,
+];
+
+/// Exceptions in Hyp mode, provoked: each costs a vCPU and says so in the kernel's log, and the host goes on.
+const HYP_PANICS: &[Test] = &[
+    Test::of(
+        "each exception in Hyp mode ends the guest that it hits, with a status of its own",
+        "for kind in 1 2 3 4 5; do
+            echo $kind >/sys/module/worldswitch/parameters/provoke_hyp_panic || exit 1
+            wsvm run --kernel /guests/first_light.bin --mem 64M </dev/null 2>&1
+            [ $? = 3 ] || exit 1
+        done",
+    )
+    .expecting(&[Lines(5), Says("the guest died")]),
+    Test::of("the next guests run, floating point and all", "bare first_light && bare vfp && bare timer_interrupt"),
+    Test::of(
+        "the kernel log has each with its registers",
+        "dmesg | sed -n 's/.*Hyp panic: CPU [0-9]*: \\(.*\\) at 0x[0-9a-f]*, HSR.*/\\1/p'
+        dmesg | grep -c 'Hyp panic: r0 and on'",
+    )
+    .expecting(&[Is("undefined instruction\nHVC\nprefetch abort\ndata abort\ndata abort\n5")]),
+    Test::of("an unknown one is refused", "echo 9 2>&1 >/sys/module/worldswitch/parameters/provoke_hyp_panic")
+        .failing(1),
 ];
 
 /// What busybox's insmod ends with: the error number itself. It tries twice, by finit_module and by init_module.
