@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -105,16 +105,25 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
     }
 }
 
+/// Opens a file to read. A folder can be opened too, and fails much later with less to say.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(file)
+}
+
 impl Boot {
     fn open(configuration: &Configuration) -> Result<Self, Error> {
         let path = &configuration.kernel;
-        let mut kernel_file = File::open(path).map_err(Error::file(path))?;
+        let mut kernel_file = open_file(path).map_err(Error::file(path))?;
         let kernel =
             KernelImage::recognise(&mut kernel_file).map_err(|source| Error::Kernel { path: path.clone(), source })?;
         let mut initrd_size = None;
         let mut initrd_file = None;
         if let Some(path) = &configuration.initrd {
-            let mut file = File::open(path).map_err(Error::file(path))?;
+            let mut file = open_file(path).map_err(Error::file(path))?;
             match file.seek(SeekFrom::End(0)).map_err(Error::file(path))? {
                 0 => return Err(Error::EmptyInitrd { path: path.clone() }),
                 size => initrd_size = Some(size),
