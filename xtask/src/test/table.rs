@@ -27,6 +27,7 @@ pub fn boots() -> Vec<Boot> {
         Boot { board: Board::OrangepiPc, bare_guests: true, tests: &[LOADED], ..Boot::of("orangepi-pc") },
         Boot { board: Board::Mcimx7dSabre, bare_guests: true, tests: &[LOADED], ..Boot::of("mcimx7d-sabre") },
         Boot { board: Board::VirtEl1, load: false, tests: NOT_A_HOST, ..Boot::of("virt-el1") },
+        Boot { qemu_args: &["-machine", "gic-version=3"], load: false, tests: NOT_A_HOST, ..Boot::of("gicv3") },
         Boot { board: Board::VexpressA15Secure, load: false, tests: NOT_A_HOST, ..Boot::of("vexpress-a15-secure") },
     ]
 }
@@ -163,7 +164,7 @@ const HYP_PANICS: &[Test] = &[
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 
-/// Hosts whose kernel was not started in Hyp mode.
+/// Hosts whose kernel was not started in Hyp mode, or whose GIC is another.
 const NOT_A_HOST: &[Test] = &[
     Test::of("the module is refused with ENODEV", "insmod /lib/worldswitch/worldswitch.ko")
         .failing(ENODEV)
