@@ -7,8 +7,8 @@
 //! there is nothing to resolve, and the guest runs the instruction again.
 
 use crate::sysreg::*;
-use arch::fault::FaultStatus;
-use arch::syndrome::Trap;
+use arch::addr::Ipa;
+use arch::syndrome::{self, Trap};
 
 /// Where a stage-2 abort hit.
 pub struct Fault {
@@ -29,7 +29,7 @@ pub fn resolve(trap: &Trap) -> Option<Fault> {
         Trap::PrefetchAbort(abort) => (hifar::read(), abort.fault, abort.stage1_walk),
         _ => return Some(Fault { far: 0, hpfar: 0 }),
     };
-    if on_walk || !matches!(fault, FaultStatus::Permission { .. }) {
+    if syndrome::hpfar_is_valid(fault, on_walk) {
         return Some(Fault { far, hpfar: hpfar::read() });
     }
     let kept = par::read();
@@ -41,7 +41,7 @@ pub fn resolve(trap: &Trap) -> Option<Fault> {
         par::write(kept);
         translated
     };
-    ipa_of(translated, far).map(|ipa| Fault { far, hpfar: ((ipa >> 12) as u32) << 4 })
+    ipa_of(translated, far).map(|ipa| Fault { far, hpfar: syndrome::hpfar(Ipa::new(ipa)) })
 }
 
 /// What PAR says (B4.1), as a page-aligned IPA.

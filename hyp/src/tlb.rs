@@ -9,9 +9,10 @@ use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::*;
 use arch::addr::PAGE_SIZE;
 use arch::core_id::{Erratum798181, Midr};
+use arch::guest_registers::Ttbcr;
 
 /// TTBCR with EAE, EPD0 and EPD1: no walk of either table, whatever TTBR0 and TTBR1 hold (B4.1).
-const NO_WALKS: u32 = 1 << 31 | 1 << 23 | 1 << 7;
+const NO_WALKS: u32 = Ttbcr::EAE.walks_disabled().bits();
 
 /// Forbids walks of the PL1&0 regime, whatever its registers hold meanwhile; returns TTBCR as it was.
 #[inline(always)]

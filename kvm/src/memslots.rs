@@ -19,9 +19,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 /// How many slots a VM has (KVM_CAP_NR_MEMSLOTS).
 pub const SLOTS: usize = 32;
 /// Flag of a region: note which pages the guest writes.
-pub const LOG_DIRTY_PAGES: u32 = 1 << 0;
+pub const LOG_DIRTY_PAGES: u32 = uapi::memory::KVM_MEM_LOG_DIRTY_PAGES;
 /// Flag of a region: the guest's writes are MMIO.
-pub const READONLY: u32 = 1 << 1;
+pub const READONLY: u32 = uapi::memory::KVM_MEM_READONLY;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// KVM_MEM_MAX_NR_PAGES.

@@ -44,7 +44,7 @@ impl DeviceObject {
                 vm.set_nr_irqs(count)?;
             }
             KVM_DEV_ARM_VGIC_GRP_CTRL if attribute.attr == KVM_DEV_ARM_VGIC_CTRL_INIT => {
-                vm.initialise_irqchip(&system::system()?.hypervisor)?;
+                vm.initialise_irqchip(system::hypervisor()?)?;
             }
             _ => return Err(Errno::ENXIO),
         }

@@ -12,16 +12,17 @@
 //! on a CPU that is leaving: a guest is then entered elsewhere, and a flush is done elsewhere.
 
 use crate::errno::{Errno, Result};
-use crate::heap::{Array, Shared};
+use crate::heap::Array;
 use crate::hyp_call::{self, Owner};
 use crate::kernel::{self, Kernel};
 use crate::lock::Mutex;
 use crate::pages::LowmemPage;
+use crate::resident::Resident;
 use crate::{cache, ffi, gic};
 use arch::addr::{HostPhys, HypVirt, PAGE_SIZE};
 use arch::hyp_registers::{HMAIR0, HMAIR1, Htcr, Vtcr};
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hyp_abi::image::{ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters};
 use hyp_abi::layout::{self, MAX_CPUS};
 use kvm::host::Lock;
@@ -48,8 +49,8 @@ struct HypMode {
     map: Mutex<HypMap<Kernel>>,
 }
 
-/// What [`prepare`] made. Null before and after.
-static HYP: AtomicPtr<HypMode> = AtomicPtr::new(core::ptr::null_mut());
+/// What [`prepare`] made.
+static HYP: Resident<HypMode> = Resident::new();
 
 /// Whether Hyp mode is ours, by CPU number. Written by the CPU itself with interrupts off.
 static TAKEN: [AtomicBool; MAX_CPUS as usize] = [const { AtomicBool::new(false) }; MAX_CPUS as usize];
@@ -158,27 +159,12 @@ impl HypMode {
 
 /// Prepares what Hyp mode needs. No CPU is taken yet.
 pub fn prepare() -> Result<()> {
-    let hyp = Shared::new(HypMode::prepare()?)?;
-    HYP.store(hyp.into_raw().cast(), Ordering::Release);
-    Ok(())
+    HYP.put(HypMode::prepare()?)
 }
 
 /// Frees what [`prepare`] made. No CPU is taken any more.
 pub fn dispose() {
-    let hyp = HYP.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    if !hyp.is_null() {
-        // SAFETY: stored by `prepare` and taken back once, here; the module is going, so nobody borrows it.
-        drop(unsafe { Shared::<HypMode>::from_raw(hyp.cast()) });
-    }
-}
-
-fn hyp() -> Result<&'static HypMode> {
-    let hyp = HYP.load(Ordering::Acquire);
-    if hyp.is_null() {
-        return Err(Errno::ENODEV);
-    }
-    // SAFETY: stored by `prepare`; `dispose` runs at unload, when no other code of the module does.
-    Ok(unsafe { Shared::<HypMode>::borrow_raw(hyp.cast()) })
+    HYP.clear();
 }
 
 /// Asks on this CPU whether a stub of a kernel that started in Hyp mode is there to be replaced. Interrupts are off.
@@ -207,7 +193,7 @@ pub fn check_host() -> Result<()> {
 
 /// Takes Hyp mode on this CPU. Interrupts are off. A CPU that is taken stays so.
 pub fn take() -> Result<()> {
-    let hyp = hyp()?;
+    let hyp = HYP.get()?;
     let cpu = ffi::ws_cpu();
     let taken = TAKEN.get(cpu as usize).ok_or(Errno::ENOSPC)?;
     // Never mind what we remember: sleep may have lost it, or a sleep that failed may have kept it.
@@ -258,7 +244,7 @@ fn give_back() {
 
 /// Calls a Hyp function on this CPU with up to three words. `None`: Hyp mode is not ours here. Interrupts are off.
 pub fn call(function: Call, a: u32, b: u32, c: u32) -> Option<u32> {
-    let hyp = hyp().ok()?;
+    let hyp = HYP.get().ok()?;
     let cpu = ffi::ws_cpu();
     if !TAKEN.get(cpu as usize)?.load(Ordering::Relaxed) {
         return None;
@@ -302,14 +288,14 @@ pub fn complete_flush() {
 
 /// Maps a page of the linear map in Hyp mode, at the kernel's own address. May sleep.
 pub fn share(page: &LowmemPage) -> Result<()> {
-    let hyp = hyp()?;
+    let hyp = HYP.get()?;
     let at = HypVirt::new(page.as_ptr() as u32);
     hyp.map.lock().share(at, page.phys()).map_err(Errno::from)
 }
 
 /// Takes a shared page out again. On return no CPU's TLB has it. May sleep.
 pub fn unshare(page: &LowmemPage) {
-    let Ok(hyp) = hyp() else { return };
+    let Ok(hyp) = HYP.get() else { return };
     let flush = hyp.map.lock().unmap(HypVirt::new(page.as_ptr() as u32));
     if let Some(flush) = flush {
         let at = flush.0.get();

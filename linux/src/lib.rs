@@ -20,6 +20,7 @@ mod lock;
 mod log;
 mod module;
 mod pages;
+mod resident;
 mod system;
 mod user;
 mod vcpu;

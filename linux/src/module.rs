@@ -3,9 +3,8 @@
 
 use crate::errno::{Errno, Result};
 use crate::gic::Gic;
-use crate::heap::Shared;
+use crate::resident::Resident;
 use crate::{ffi, hyp_mode, kernel, lock, system};
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// What the host offers, known from load to unload.
 pub struct HostHardware {
@@ -28,16 +27,11 @@ impl HostHardware {
     }
 }
 
-static HARDWARE: AtomicPtr<HostHardware> = AtomicPtr::new(core::ptr::null_mut());
+static HARDWARE: Resident<HostHardware> = Resident::new();
 
 /// The hardware. Exists before /dev/kvm does, and outlives it.
 pub fn hardware() -> Result<&'static HostHardware> {
-    let hardware = HARDWARE.load(Ordering::Acquire);
-    if hardware.is_null() {
-        return Err(Errno::ENODEV);
-    }
-    // SAFETY: stored by `load` before /dev/kvm exists, taken back by `unload` when no descriptor does.
-    Ok(unsafe { Shared::<HostHardware>::borrow_raw(hardware.cast()) })
+    HARDWARE.get()
 }
 
 /// Steps of loading that need undoing, in order.
@@ -63,11 +57,7 @@ fn undo_from(step: Step) {
         unsafe { ffi::ws_interrupts_unregister() };
     }
     system::stop();
-    let hardware = HARDWARE.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    if !hardware.is_null() {
-        // SAFETY: stored by `continue_load`, taken back once.
-        drop(unsafe { Shared::<HostHardware>::from_raw(hardware.cast()) });
-    }
+    HARDWARE.clear();
     hyp_mode::dispose();
 }
 
@@ -99,11 +89,9 @@ fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
     }
     kernel::set_counter_rate(rate);
     let timer_forwarded = forwarded != 0;
-    let found = Shared::new(HostHardware { gic, timer_hwirq, timer_forwarded });
-    let found = found.map_err(Errno::from).map_err(failed(Step::InterruptsRequested))?;
-    let hypervisor = system::start(system::hardware(&found));
-    HARDWARE.store(found.into_raw().cast(), Ordering::Release);
-    hypervisor.map_err(failed(Step::InterruptsRequested))?;
+    let found = HostHardware { gic, timer_hwirq, timer_forwarded };
+    let started = system::start(system::hardware(&found)).and_then(|()| HARDWARE.put(found));
+    started.map_err(failed(Step::InterruptsRequested))?;
 
     // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
     Errno::check(unsafe { ffi::ws_cpu_events_register() }).map_err(failed(Step::InterruptsRequested))?;

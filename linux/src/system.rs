@@ -2,46 +2,28 @@
 //! /dev/kvm itself: what the hypervisor can do, and new VMs.
 
 use crate::errno::{Errno, Result};
-use crate::heap::Shared;
 use crate::kernel::Kernel;
+use crate::resident::Resident;
 use crate::{ffi, id_registers, kernel, module, vm};
-use core::sync::atomic::{AtomicPtr, Ordering};
 use kvm::vm::{Hardware, Hypervisor, Vm};
 use uapi::caps::*;
 use uapi::ioctl::*;
 
-/// The hypervisor, from load to unload.
-pub struct System {
-    /// What all VMs share.
-    pub hypervisor: Hypervisor<Kernel>,
-}
+static HYPERVISOR: Resident<Hypervisor<Kernel>> = Resident::new();
 
-static SYSTEM: AtomicPtr<System> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Sets it up. Before /dev/kvm is there.
+/// Sets the hypervisor up. Before /dev/kvm is there.
 pub fn start(hardware: Hardware) -> Result<()> {
-    let system = Shared::new(System { hypervisor: Hypervisor::new(Kernel, hardware) })?;
-    SYSTEM.store(system.into_raw().cast(), Ordering::Release);
-    Ok(())
+    HYPERVISOR.put(Hypervisor::new(Kernel, hardware))
 }
 
 /// Takes it down, if it is up. No descriptor is left.
 pub fn stop() {
-    let system = SYSTEM.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    if !system.is_null() {
-        // SAFETY: stored by `start`, taken back once.
-        drop(unsafe { Shared::<System>::from_raw(system.cast()) });
-    }
+    HYPERVISOR.clear();
 }
 
-/// The hypervisor. There is one whenever a descriptor is.
-pub fn system() -> Result<&'static System> {
-    let system = SYSTEM.load(Ordering::Acquire);
-    if system.is_null() {
-        return Err(Errno::ENODEV);
-    }
-    // SAFETY: stored by `start` before /dev/kvm exists, taken back by `stop` when no descriptor does.
-    Ok(unsafe { Shared::<System>::borrow_raw(system.cast()) })
+/// What all VMs share. There whenever a descriptor is.
+pub fn hypervisor() -> Result<&'static Hypervisor<Kernel>> {
+    HYPERVISOR.get()
 }
 
 /// Bytes that a vCPU's descriptor maps: `struct kvm_run` and the coalesced MMIO ring, a page each.

@@ -10,7 +10,7 @@ use crate::heap::Shared;
 use crate::kernel::Kernel;
 use crate::lock::Mutex;
 use crate::pages::LowmemPage;
-use crate::system::{self, System, to_kernel};
+use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
 use crate::vm::{Kind, VmObject, descriptor, preferred};
 use core::ffi::c_void;
@@ -21,6 +21,7 @@ use kvm::one_reg::{self, Effect, Surroundings};
 use kvm::reset::{self, Place};
 use kvm::run::Return;
 use kvm::vcpu::{Power, VcpuState};
+use kvm::vm::Hypervisor;
 use uapi::ioctl::*;
 use uapi::registers::{OneReg, RegList};
 use uapi::run::{Exit, ExitPayload, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
@@ -94,16 +95,11 @@ impl VcpuObject {
 
     fn surroundings<'a>(
         &'a self,
-        system: &'a System,
+        hypervisor: &'a Hypervisor<Kernel>,
         firmware: &'a kvm::psci::Firmware,
         inner: &Inner,
     ) -> Surroundings<'a> {
-        Surroundings {
-            id: &system.hypervisor.hardware.id,
-            firmware,
-            psci_0_2: inner.state.psci_0_2,
-            now: Kernel.counter(),
-        }
+        Surroundings { id: &hypervisor.hardware.id, firmware, psci_0_2: inner.state.psci_0_2, now: Kernel.counter() }
     }
 
     /// The registers, with the VM's offset of the virtual count, which the vCPU takes over when it runs.
@@ -125,7 +121,7 @@ impl VcpuObject {
         }
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
-        let hypervisor = &system::system()?.hypervisor;
+        let hypervisor = system::hypervisor()?;
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
         if inner.sigmask.is_some() {
             // SAFETY: set above, on this thread.
@@ -154,7 +150,7 @@ impl VcpuObject {
     /// KVM_ARM_VCPU_INIT: resets the vCPU, as a target that the host can be.
     fn initialise(&self, inner: &mut Inner, argument: UserAddress) -> Result<i32> {
         let request: VcpuInit = argument.read()?;
-        let hypervisor = &system::system()?.hypervisor;
+        let hypervisor = system::hypervisor()?;
         let id = &hypervisor.hardware.id;
         if request.target != preferred(id.midr) {
             return Err(Errno::EINVAL);
@@ -186,10 +182,10 @@ impl VcpuObject {
 
     fn get_one_reg(&self, inner: &mut Inner, argument: UserAddress) -> Result<i32> {
         let request: OneReg = argument.read()?;
-        let system = system::system()?;
-        let register = one_reg::find(request.id, &system.hypervisor.hardware.id)?;
+        let hypervisor = system::hypervisor()?;
+        let register = one_reg::find(request.id, &hypervisor.hardware.id)?;
         let firmware = self.vm.vm.firmware();
-        let surroundings = self.surroundings(system, &firmware, inner);
+        let surroundings = self.surroundings(hypervisor, &firmware, inner);
         let value = one_reg::get(&mut self.registers(inner), &surroundings, register)?;
         let to = UserAddress::from_field(request.addr);
         match register.size() {
@@ -201,15 +197,15 @@ impl VcpuObject {
 
     fn set_one_reg(&self, inner: &mut Inner, argument: UserAddress) -> Result<i32> {
         let request: OneReg = argument.read()?;
-        let system = system::system()?;
-        let register = one_reg::find(request.id, &system.hypervisor.hardware.id)?;
+        let hypervisor = system::hypervisor()?;
+        let register = one_reg::find(request.id, &hypervisor.hardware.id)?;
         let from = UserAddress::from_field(request.addr);
         let value = match register.size() {
             4 => from.read::<u32>()?.into(),
             _ => from.read::<u64>()?,
         };
         let firmware = self.vm.vm.firmware();
-        let surroundings = self.surroundings(system, &firmware, inner);
+        let surroundings = self.surroundings(hypervisor, &firmware, inner);
         match one_reg::set(&mut self.registers(inner), &surroundings, register, value)? {
             Effect::CounterOffset(offset) => self.vm.vm.set_counter_offset(offset),
             Effect::PsciVersion(version) => self.vm.vm.set_psci_version(version),
@@ -221,7 +217,7 @@ impl VcpuObject {
 
     fn get_reg_list(&self, argument: UserAddress) -> Result<i32> {
         let room = argument.read::<u64>()?;
-        let id = &system::system()?.hypervisor.hardware.id;
+        let id = &system::hypervisor()?.hardware.id;
         let count = one_reg::list(id).count() as u64;
         argument.write(&count)?;
         if room < count {

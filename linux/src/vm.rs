@@ -60,7 +60,7 @@ pub fn create(kind: usize) -> Result<i32> {
         return Err(Errno::EINVAL);
     }
     let user_end = HostVirt::new(ffi::ws_user_limit() as u32);
-    let vm = Vm::new(&system::system()?.hypervisor, user_end)?;
+    let vm = Vm::new(system::hypervisor()?, user_end)?;
     let object = Shared::new(VmObject { vm, watch: AtomicPtr::new(core::ptr::null_mut()) })?;
     // SAFETY: the callbacks get the address of the VM, which outlives the watch (`Drop`).
     let watch = Errno::check_pointer(unsafe { ffi::ws_mm_watch((&raw const *object).cast_mut().cast()) })?;
@@ -145,14 +145,14 @@ fn irq_line(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
             if vm.vcpu(vcpu).is_none() || !(16..32).contains(&number) {
                 return Err(Errno::EINVAL);
             }
-            vm.initialise_irqchip(&system::system()?.hypervisor)?;
+            vm.initialise_irqchip(system::hypervisor()?)?;
             vm.set_line(vcpu, number.into(), level)?;
         }
         IrqLine::Spi { number } => {
             if number < 32 {
                 return Err(Errno::EINVAL);
             }
-            vm.initialise_irqchip(&system::system()?.hypervisor)?;
+            vm.initialise_irqchip(system::hypervisor()?)?;
             vm.set_line(0, number.into(), level)?;
         }
     }
@@ -172,7 +172,7 @@ fn set_device_address(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
 
 /// KVM_ARM_PREFERRED_TARGET: what a vCPU here can be: the host's own core, or the nearest that clients know.
 fn preferred_target(argument: UserAddress) -> Result<i32> {
-    let target = preferred(system::system()?.hypervisor.hardware.id.midr);
+    let target = preferred(system::hypervisor()?.hardware.id.midr);
     argument.write(&VcpuInit { target, features: [0; 7] })?;
     Ok(0)
 }
