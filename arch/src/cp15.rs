@@ -41,6 +41,11 @@ impl Cp15 {
         Self::new((iss >> 10) as u8, (iss >> 14) as u8, (iss >> 1) as u8, (iss >> 17) as u8)
     }
 
+    /// The fields of an ISS that name the register: the opposite of [`Self::from_iss`].
+    pub const fn to_iss(self) -> u32 {
+        (self.opc2 as u32) << 17 | (self.opc1 as u32) << 14 | (self.crn as u32) << 10 | (self.crm as u32) << 1
+    }
+
     /// The low 16 bits of a KVM register id: CRn \[14:11\], CRm \[10:7\], opc1 \[6:3\], opc2 \[2:0\].
     pub const fn to_one_reg(self) -> u16 {
         (self.crn as u16) << 11 | (self.crm as u16) << 7 | (self.opc1 as u16) << 3 | self.opc2 as u16
@@ -65,6 +70,11 @@ impl Cp15Wide {
     /// The register that the ISS of a trapped MRRC or MCRR names.
     pub const fn from_iss(iss: u32) -> Self {
         Self::new((iss >> 16) as u8, (iss >> 1) as u8)
+    }
+
+    /// The fields of an ISS that name the register: the opposite of [`Self::from_iss`].
+    pub const fn to_iss(self) -> u32 {
+        (self.opc1 as u32) << 16 | (self.crm as u32) << 1
     }
 
     /// The low 16 bits of a KVM register id: CRm \[10:7\], opc1 \[6:3\].
@@ -531,7 +541,11 @@ mod tests {
         #[test]
         fn iss_round_trip(crn in 0u8..16, opc1 in 0u8..8, crm in 0u8..16, opc2 in 0u8..8, rt in 0u32..16) {
             let iss = u32::from(opc2) << 17 | u32::from(opc1) << 14 | u32::from(crn) << 10 | rt << 5 | u32::from(crm) << 1;
-            prop_assert_eq!(Cp15::from_iss(iss), Cp15::new(crn, opc1, crm, opc2));
+            let register = Cp15::new(crn, opc1, crm, opc2);
+            prop_assert_eq!(Cp15::from_iss(iss), register);
+            prop_assert_eq!(register.to_iss() | rt << 5, iss);
+            let wide = Cp15Wide::new(opc1, crm);
+            prop_assert_eq!(Cp15Wide::from_iss(wide.to_iss() | rt << 5 | rt << 10), wide);
         }
     }
 }

@@ -24,3 +24,4 @@ pub mod load_store;
 pub mod long_descriptor;
 pub mod psr;
 pub mod syndrome;
+pub mod timer;

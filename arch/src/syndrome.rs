@@ -11,7 +11,7 @@
 //! Source: ARM DDI 0406C.d, B3.13.6 (HSR), B3.13.5 (HPFAR). Classes 0x0E and 0x22 are of Armv8 cores in AArch32.
 
 use crate::addr::{Ipa, PAGE_SIZE};
-use crate::condition::{Condition, InstructionLength};
+use crate::condition::{Condition, ConditionCode, InstructionLength};
 use crate::cp15::{Cp15, Cp15Wide};
 use crate::fault::FaultStatus;
 
@@ -253,6 +253,16 @@ impl Trap {
         })
     }
 
+    /// The syndrome of an unconditional MRC of `register` to r0.
+    pub const fn reads(register: Cp15) -> u32 {
+        0x03 << 26 | 1 << 25 | 1 << 24 | (ConditionCode::AL.get() as u32) << 20 | register.to_iss() | 1
+    }
+
+    /// The same of an MRRC to r0 and r0.
+    pub const fn reads_wide(register: Cp15Wide) -> u32 {
+        0x04 << 26 | 1 << 25 | 1 << 24 | (ConditionCode::AL.get() as u32) << 20 | register.to_iss() | 1
+    }
+
     /// Under which condition the instruction stood; [`Condition::ALWAYS`] for classes that report only what was executed. If it
     /// does not hold, the instruction is to be stepped over.
     pub const fn condition(self) -> Condition {
@@ -297,6 +307,30 @@ pub const fn instruction_length(hsr: u32) -> InstructionLength {
 pub const fn fault_ipa(hpfar: u32, far: u32) -> Ipa {
     Ipa::new(((hpfar & !0xf) as u64) << 8 | (far & (PAGE_SIZE as u32 - 1)) as u64)
 }
+
+/// For the syndrome of an abort: whether HPFAR holds the IPA, as [`hpfar_is_valid`] says.
+pub const fn abort_tells_ipa(hsr: u32) -> bool {
+    hsr & S1PTW != 0 || hsr & FAULT_KIND != FAULT_KIND_PERMISSION
+}
+
+/// Whether the syndrome is that of a plain load or store, fully described, to where stage 2 maps nothing: a device, perhaps.
+pub const fn is_device_access(hsr: u32) -> bool {
+    const FIELDS: u32 = 0x3f << 26 | ISV | EA | CM | S1PTW | FAULT_KIND;
+    hsr & FIELDS == 0x24 << 26 | ISV | FAULT_KIND_TRANSLATION
+}
+
+/// ISV: the syndrome describes the access.
+const ISV: u32 = 1 << 24;
+/// EA.
+const EA: u32 = 1 << 9;
+/// CM.
+const CM: u32 = 1 << 8;
+/// S1PTW.
+const S1PTW: u32 = 1 << 7;
+/// The fault status of the long-descriptor format, less the level (B3.13.3).
+const FAULT_KIND: u32 = 0b1111 << 2;
+const FAULT_KIND_TRANSLATION: u32 = 0b0001 << 2;
+const FAULT_KIND_PERMISSION: u32 = 0b0011 << 2;
 
 /// HPFAR for an IPA that was found by address translation, in the register's own format.
 pub const fn hpfar(ipa: Ipa) -> u32 {

@@ -5,6 +5,7 @@
 //! the vCPU runs the world switch owns it; before and after, the module does. General registers are those that Hyp mode
 //! sees: r8 to r12 are User mode's, the FIQ bank is kept apart.
 
+use arch::timer::PhysicalTimer;
 use core::mem::{offset_of, size_of};
 
 /// SP, LR and SPSR of one PL1 mode.
@@ -19,18 +20,19 @@ pub struct Bank {
     pub spsr: u32,
 }
 
-/// The banked registers of all PL1 modes (B1.3.2).
+/// The banked registers of all PL1 modes (B1.3.2): first those that the world switch always moves, then those that it may leave
+/// in the hardware for a while.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Banks {
-    /// SP_usr, which System mode shares. LR_usr is Hyp mode's LR and stands in [`VcpuContext::r`].
-    pub sp_usr: u32,
     /// Supervisor mode.
     pub svc: Bank,
     /// Abort mode.
     pub abt: Bank,
     /// Undefined mode.
     pub und: Bank,
+    /// SP_usr, which System mode shares. LR_usr is Hyp mode's LR and stands in [`VcpuContext::r`].
+    pub sp_usr: u32,
     /// IRQ mode.
     pub irq: Bank,
     /// FIQ mode.
@@ -39,7 +41,7 @@ pub struct Banks {
     pub fiq_r: [u32; 5],
 }
 
-/// The CP15 registers that are a guest's own.
+/// The CP15 registers that are a guest's own, in the same order: always moved up to TTBCR, then those that may be left a while.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cp15 {
@@ -47,16 +49,8 @@ pub struct Cp15 {
     pub ttbr0: u64,
     /// Translation table base 1.
     pub ttbr1: u64,
-    /// Result of the last address translation.
-    pub par: u64,
-    /// Cache size selection.
-    pub csselr: u32,
     /// System control.
     pub sctlr: u32,
-    /// Coprocessor access control.
-    pub cpacr: u32,
-    /// Translation table base control.
-    pub ttbcr: u32,
     /// Domain access control.
     pub dacr: u32,
     /// Data fault status.
@@ -83,12 +77,20 @@ pub struct Cp15 {
     pub vbar: u32,
     /// Context ID.
     pub contextidr: u32,
-    /// User read-write thread ID.
-    pub tpidrurw: u32,
     /// User read-only thread ID.
     pub tpidruro: u32,
     /// PL1 only thread ID.
     pub tpidrprw: u32,
+    /// Translation table base control.
+    pub ttbcr: u32,
+    /// Cache size selection.
+    pub csselr: u32,
+    /// Result of the last address translation.
+    pub par: u64,
+    /// Coprocessor access control.
+    pub cpacr: u32,
+    /// User read-write thread ID.
+    pub tpidrurw: u32,
     /// What User mode sees of the timers.
     pub cntkctl: u32,
     /// Keeps the size a multiple of eight.
@@ -139,6 +141,35 @@ pub struct Control {
     pub mpidr: u32,
     /// Non-zero where the guest has VFP: the first use is a switch, not an exit.
     pub vfp: u32,
+    /// Non-zero: Hyp mode gives the [`Answers`] itself, and those of the physical timer.
+    pub answers: u32,
+    /// HPFAR's value for the page of the distributor; [`NO_PAGE`]: the guest has none.
+    pub distributor: u32,
+}
+
+/// No page of the 40-bit IPA space has this in HPFAR, whose low four bits are zero.
+pub const NO_PAGE: u32 = u32::MAX;
+
+/// A question of the guest's whose answer does not change while it runs.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answer {
+    /// What the guest asks for: r0 of a hypercall, or a syndrome with Rt zero.
+    pub question: u32,
+    /// What it gets.
+    pub value: u32,
+}
+
+/// What Hyp mode can answer without the module.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answers {
+    /// Hypercalls, by function. r1 to r3 are zero afterwards. A function of zero is none.
+    pub calls: [Answer; 4],
+    /// A read of ACTLR, by syndrome; the value is what the guest reads of the register, wherever it is answered.
+    pub actlr: Answer,
+    /// The same for L2CTLR.
+    pub l2ctlr: Answer,
 }
 
 /// Why the guest stopped: written by the world switch, read by the module.
@@ -181,6 +212,10 @@ pub struct VcpuContext {
     pub timer: Timer,
     /// How it is to run.
     pub control: Control,
+    /// What it can be told at once.
+    pub answers: Answers,
+    /// The emulated physical timer.
+    pub physical_timer: PhysicalTimer,
     /// Floating point.
     pub vfp: Vfp,
 }
@@ -199,6 +234,11 @@ pub enum ExitCode {
     Again,
     /// Hyp mode was given back on this CPU: the system is ending. Nothing ran. The module's answer, not the image's.
     Gone,
+    /// A trap that the module may be able to answer at once. Only a part of the guest's state was stored: interrupts (FIQs
+    /// included) stay masked until the guest is entered again, or [`Call::LeaveGuest`](crate::image::Call::LeaveGuest) has
+    /// stored the rest. What was stored is all that a guest in Supervisor mode is
+    /// answered with: general registers, PC and CPSR, the banks of the Supervisor, Abort and Undefined modes, CP15 up to TTBCR.
+    ShortTrap,
     /// Hyp mode itself took an exception. The vCPU is lost; the CPU's panic record says more.
     HypPanic,
 }
@@ -211,6 +251,7 @@ impl ExitCode {
             Self::Interrupt => 1,
             Self::Again => 2,
             Self::Gone => 3,
+            Self::ShortTrap => 4,
             Self::HypPanic => HYP_PANIC,
         }
     }
@@ -222,6 +263,7 @@ impl ExitCode {
             1 => Self::Interrupt,
             2 => Self::Again,
             3 => Self::Gone,
+            4 => Self::ShortTrap,
             _ => Self::HypPanic,
         }
     }

@@ -9,7 +9,7 @@
 /// First word of an image: "WSHY" read as a little-endian word.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"WSHY");
 /// Counts changes of anything in this crate that both sides must agree on.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// The first words of the image. All fields are Hyp virtual addresses unless said otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +94,9 @@ pub enum Call {
     /// `(context: HypVirt, Provocation) -> HYP_PANIC`: loads the guest's state and then takes an exception in Hyp mode, to show
     /// that the host survives it.
     Provoke = 7,
+    /// `()`: after [`ExitCode::ShortTrap`](crate::context::ExitCode::ShortTrap), stores the rest of the guest's state and puts the
+    /// rest of the host's back.
+    LeaveGuest = 8,
 }
 
 /// What [`Call::Provoke`] does; the numbers of 1 to 4 are those of [`PanicRecord::vector`].
@@ -127,7 +130,7 @@ impl Provocation {
 }
 
 /// How many functions the table has.
-pub const CALLS: u32 = 8;
+pub const CALLS: u32 = 9;
 
 /// What a call through a pointer that is no entry returns; nothing ran. Unlike any answer of a stub or of PSCI, so that it also tells
 /// whose Hyp mode it is.

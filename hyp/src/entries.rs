@@ -3,7 +3,7 @@
 //!
 //! `HVC #0` from VMID 0 brings a pointer in r0; only the address of a branch in this table passes ([`crate::vectors`]).
 
-use crate::{provoke, tlb, trampoline, world_switch};
+use crate::{deferred, provoke, tlb, trampoline, world_switch};
 use core::arch::naked_asm;
 use hyp_abi::image::{ABI, CALLS, Call};
 
@@ -20,6 +20,7 @@ unsafe extern "C" fn hyp_entries() -> ! {
         "b {release}",
         "b {version}",
         "b {provoke}",
+        "b {leave_guest}",
         enter_guest = sym world_switch::enter,
         flush_vmid = sym tlb::flush_vmid,
         flush_vmid_local = sym tlb::flush_vmid_local,
@@ -28,12 +29,14 @@ unsafe extern "C" fn hyp_entries() -> ! {
         release = sym trampoline::release,
         version = sym version,
         provoke = sym provoke::provoke,
+        leave_guest = sym deferred::leave_guest,
     )
 }
 
 const _: () = assert!(Call::EnterGuest as u32 == 0 && Call::FlushVmid as u32 == 1 && Call::FlushVmidLocal as u32 == 2);
 const _: () = assert!(Call::FlushAll as u32 == 3 && Call::FlushHyp as u32 == 4 && Call::Release as u32 == 5);
-const _: () = assert!(Call::Version as u32 == 6 && Call::Provoke as u32 == 7 && CALLS == 8);
+const _: () = assert!(Call::Version as u32 == 6 && Call::Provoke as u32 == 7);
+const _: () = assert!(Call::LeaveGuest as u32 == 8 && CALLS == 9);
 
 /// Shows that Hyp mode answers.
 extern "C" fn version() -> u32 {

@@ -8,30 +8,36 @@
 
 use crate::sysreg::*;
 use arch::addr::Ipa;
-use arch::syndrome::{self, Trap};
+use arch::syndrome;
+use hyp_abi::context::ExitRecord;
 
-/// Where a stage-2 abort hit.
-pub struct Fault {
-    /// The virtual address.
-    pub far: u32,
-    /// In HPFAR's format.
-    pub hpfar: u32,
-}
+const PREFETCH_ABORT: u8 = 0x20;
+const DATA_ABORT: u8 = 0x24;
 
 /// PAR.LPAE: the register is in its 64-bit format. Translations from Hyp mode are; a bit of the register says so itself.
 const LPAE: u64 = 1 << 11;
 
-/// The addresses of the abort in `hsr`. `None`: they cannot be resolved; run the guest again. The guest's stage 1 and stage 2 are
-/// still in the registers, with walks on.
-pub fn resolve(trap: &Trap) -> Option<Fault> {
-    let (far, fault, on_walk) = match trap {
-        Trap::DataAbort(abort) => (hdfar::read(), abort.fault, abort.stage1_walk),
-        Trap::PrefetchAbort(abort) => (hifar::read(), abort.fault, abort.stage1_walk),
-        _ => return Some(Fault { far: 0, hpfar: 0 }),
+/// Records the addresses of the abort in `hsr`, of class `class`; does nothing if it is none. False: they cannot be resolved; run
+/// the guest again. The guest's stage 1 and stage 2 are still in the registers, with walks on.
+#[inline(always)]
+pub fn resolve(class: u8, hsr: u32, exit: &mut ExitRecord) -> bool {
+    exit.far = match class {
+        DATA_ABORT => hdfar::read(),
+        PREFETCH_ABORT => hifar::read(),
+        _ => return true,
     };
-    if syndrome::hpfar_is_valid(fault, on_walk) {
-        return Some(Fault { far, hpfar: hpfar::read() });
-    }
+    exit.hpfar = if syndrome::abort_tells_ipa(hsr) {
+        hpfar::read()
+    } else if let Some(ipa) = translate(exit.far) {
+        syndrome::hpfar(Ipa::new(ipa))
+    } else {
+        return false;
+    };
+    true
+}
+
+/// The IPA that the guest's own tables give for an address now.
+fn translate(far: u32) -> Option<u64> {
     let kept = par::read();
     // SAFETY: an address translation, as PL1 read, by the guest's tables; it changes PAR only, which is put back.
     let translated = unsafe {
@@ -41,7 +47,7 @@ pub fn resolve(trap: &Trap) -> Option<Fault> {
         par::write(kept);
         translated
     };
-    ipa_of(translated, far).map(|ipa| Fault { far, hpfar: syndrome::hpfar(Ipa::new(ipa)) })
+    ipa_of(translated, far)
 }
 
 /// What PAR says (B4.1), as a page-aligned IPA.

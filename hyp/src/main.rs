@@ -10,15 +10,18 @@
 #![no_std]
 #![no_main]
 
-mod banked;
-mod cp15;
+#[macro_use]
+mod sysreg;
+
+mod answers;
+mod deferred;
 mod entries;
+mod essential;
 mod fault_ipa;
 mod header;
 mod panic;
 mod per_cpu;
 mod provoke;
-mod sysreg;
 mod tlb;
 mod trampoline;
 mod traps;

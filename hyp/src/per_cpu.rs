@@ -4,8 +4,11 @@
 //! HTPIDR holds its address for as long as Hyp mode is ours. The module knows the same page by the kernel's address and reads
 //! the panic record at its start.
 
+use crate::deferred::HostDeferred;
+use crate::essential::HostEssential;
+use crate::traps::Settings;
 use core::mem::offset_of;
-use hyp_abi::context::{Banks, Cp15, Vfp};
+use hyp_abi::context::{VcpuContext, Vfp};
 use hyp_abi::image::PanicRecord;
 
 /// What the stub that owned Hyp mode before us left, to be put back.
@@ -18,33 +21,29 @@ pub struct Stub {
     pub hsctlr: u32,
     /// The trampoline's page, at VA = PA.
     pub trampoline: u32,
-    /// HCPTR: nothing of ours, but Armv8 has bits in it that are one.
-    pub hcptr: u32,
 }
 
-/// How far from the host's own the registers are.
+/// How far from the host's own the essential registers are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Away {
     /// They are the host's.
     Not = 0,
-    /// TTBCR forbids walks and VTTBR may be a guest's; the host's TTBCR is in `host.cp15`.
+    /// TTBCR forbids walks and VTTBR may be a guest's; the host's TTBCR is in `host`.
     Walks = 1,
-    /// All that a guest can change is stored in `host`; the guest has no floating point unit.
+    /// The rest is stored in `host` too.
     Guest = 2,
-    /// The same; the guest has one, and the host's FPEXC is in `host`.
-    GuestWithVfp = 3,
 }
 
 /// What is the host's while a guest's state is in the registers.
 #[repr(C)]
 pub struct HostContext {
-    /// Banked registers.
-    pub banks: Banks,
-    /// System registers.
-    pub cp15: Cp15,
-    /// Hyp configuration that a guest changes.
-    pub hdcr: u32,
+    /// What it runs on.
+    pub essential: HostEssential,
+    /// What allows table walks.
+    pub ttbcr: u32,
+    /// What may stay a guest's for a while.
+    pub deferred: HostDeferred,
     /// FPEXC as the host had it.
     pub fpexc: u32,
     /// Floating point, saved only if the guest used it.
@@ -62,8 +61,16 @@ pub struct PerCpu {
     pub away: u32,
     /// Non-zero from an exception in Hyp mode until it is dealt with: a second one meanwhile is the end of this CPU.
     pub panicking: u32,
+    /// Whose deferred state is in the registers; null: the host's.
+    pub resident: *mut VcpuContext,
+    /// Whether that vCPU has VFP, and FPEXC is not the host's.
+    pub vfp_armed: u32,
     /// Whether the registers of VFP are the guest's.
     pub guest_vfp: u32,
+    /// Which of the guest's vectors this core needs.
+    pub guest_vectors: u32,
+    /// What the host has in registers that only Hyp mode can write.
+    pub settings: Settings,
     /// The host's state meanwhile.
     pub host: HostContext,
 }

@@ -3,11 +3,20 @@
 //!
 //! Each accessor is one MRC, MCR, MRRC or MCRR. The asm blocks carry no `nomem`, so the compiler orders them against memory
 //! accesses and each other; the synchronisation that the architecture wants after a write stands where the write is made.
+//!
+//! Naked functions that move many registers at once name them the same way: `read!("r2", sctlr)` is the text of the MRC,
+//! `write!("r2", sctlr)` that of the MCR, with two general registers for 64-bit ones.
 
 use core::arch::asm;
 
 macro_rules! cp15 {
-    ($($name:ident: $opc1:literal, $crn:literal, $crm:literal, $opc2:literal;)*) => {$(
+    ($d:tt $($name:ident: $opc1:literal, $crn:literal, $crm:literal, $opc2:literal;)*) => {
+        macro_rules! word {
+            $(($d operation:literal, $d general:literal, $name) => {
+                concat!($d operation, " p15, ", $opc1, ", ", $d general, ", ", $crn, ", ", $crm, ", ", $opc2)
+            };)*
+        }
+    $(
         #[doc = concat!("CP15 register ", stringify!($name), ".")]
         #[allow(dead_code, reason = "a register that is only read, or only written, has its other half here too")]
         pub mod $name {
@@ -34,7 +43,13 @@ macro_rules! cp15 {
 }
 
 macro_rules! cp15_wide {
-    ($($name:ident: $opc1:literal, $crm:literal;)*) => {$(
+    ($d:tt $($name:ident: $opc1:literal, $crm:literal;)*) => {
+        macro_rules! doubleword {
+            $(($d operation:literal, $d low:literal, $d high:literal, $name) => {
+                concat!($d operation, " p15, ", $opc1, ", ", $d low, ", ", $d high, ", ", $crm)
+            };)*
+        }
+    $(
         #[doc = concat!("64-bit CP15 register ", stringify!($name), ".")]
         #[allow(dead_code, reason = "a register that is only read, or only written, has its other half here too")]
         pub mod $name {
@@ -60,7 +75,7 @@ macro_rules! cp15_wide {
     )*};
 }
 
-cp15! {
+cp15! { $
     midr: 0, "c0", "c0", 0;
     mpidr: 0, "c0", "c0", 5;
     revidr: 0, "c0", "c0", 6;
@@ -113,13 +128,34 @@ cp15! {
     tlbiallh: 4, "c8", "c7", 0;
 }
 
-cp15_wide! {
+cp15_wide! { $
     ttbr0: 0, "c2";
     ttbr1: 1, "c2";
     par: 0, "c7";
     vttbr: 6, "c2";
+    cntpct: 0, "c14";
     cntv_cval: 3, "c14";
     cntvoff: 4, "c14";
+}
+
+/// The text of the instruction that reads a register of [`sysreg`](crate::sysreg) to one general register, or to two.
+macro_rules! read {
+    ($general:literal, $name:ident) => {
+        word!("mrc", $general, $name)
+    };
+    ($low:literal, $high:literal, $name:ident) => {
+        doubleword!("mrrc", $low, $high, $name)
+    };
+}
+
+/// The same for writing it.
+macro_rules! write {
+    ($general:literal, $name:ident) => {
+        word!("mcr", $general, $name)
+    };
+    ($low:literal, $high:literal, $name:ident) => {
+        doubleword!("mcrr", $low, $high, $name)
+    };
 }
 
 /// ISB: what was written to system registers before is seen by what is fetched after (B3.15.5).

@@ -18,10 +18,15 @@ const NO_WALKS: u32 = Ttbcr::EAE.walks_disabled().bits();
 #[inline(always)]
 pub fn forbid_walks() -> u32 {
     let before = ttbcr::read();
+    stop_walks();
+    before
+}
+
+#[inline(always)]
+fn stop_walks() {
     // SAFETY: Hyp mode uses its own translation; the PL1&0 regime is not in use until the next ERET.
     unsafe { ttbcr::write(NO_WALKS) };
     isb();
-    before
 }
 
 /// Allows walks again, as `ttbcr` says. The caller's ERET makes it count, and everything that was written since.
@@ -39,9 +44,9 @@ pub unsafe fn allow_walks(ttbcr: u32) {
 /// [`forbid_walks`] in the host's world, noted for the panic vector.
 #[inline(always)]
 pub fn leave_host(here: &mut PerCpu) {
-    here.host.cp15.ttbcr = ttbcr::read();
+    here.host.ttbcr = ttbcr::read();
     here.away = Away::Walks as u32;
-    forbid_walks();
+    stop_walks();
 }
 
 /// Back to the host's walks, with VMID 0.
@@ -53,7 +58,7 @@ pub unsafe fn return_to_host(here: &mut PerCpu) {
     // SAFETY: the host runs with VMID 0 and stage 2 off; the rest is promised by the caller.
     unsafe {
         vttbr::write(0);
-        allow_walks(here.host.cp15.ttbcr);
+        allow_walks(here.host.ttbcr);
     }
     here.away = Away::Not as u32;
 }

@@ -10,7 +10,7 @@
 //! Code in this page is position independent and reads no memory but its parameters.
 
 use crate::per_cpu::{Away, PerCpu, Stub};
-use crate::sysreg::hcptr;
+use crate::traps::Settings;
 use crate::{tlb, traps, vectors};
 use arch::hyp_registers::Hsctlr;
 use core::arch::{asm, naked_asm};
@@ -127,12 +127,16 @@ extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
     let here = PerCpu::here();
     // SAFETY: the slot's data page is mapped and this CPU's own; nothing else refers to it in Hyp mode yet.
     unsafe {
-        (*here).stub = Stub { hvbar, hsctlr, trampoline, hcptr: hcptr::read() & !traps::HCPTR_OURS };
+        (*here).stub = Stub { hvbar, hsctlr, trampoline };
         (*here).away = Away::Not as u32;
+        (*here).resident = core::ptr::null_mut();
+        (*here).vfp_armed = 0;
         (*here).guest_vfp = 0;
+        (*here).guest_vectors = vectors::for_guests();
+        (*here).settings = Settings::of_host();
+        // The host's vectors are installed by it, too.
+        traps::host_defaults(&*here);
     }
-    vectors::install();
-    traps::host_defaults();
     tlb::drop_guests_here();
 }
 
@@ -144,8 +148,9 @@ fn leave_address(stub: &Stub) -> u32 {
 /// Gives Hyp mode back to the stub and returns to the host, which called by [`crate::entries`].
 pub extern "C" fn release() -> u32 {
     // SAFETY: this CPU's page; `take` filled `stub` before any call could arrive.
-    let stub = unsafe { (*PerCpu::here()).stub };
-    traps::host_defaults();
+    let here = unsafe { &*PerCpu::here() };
+    let stub = here.stub;
+    traps::host_defaults(here);
     // SAFETY: the frame that `entries::call` pushed (LR_usr, ELR, SPSR) is at the top of this CPU's stack; it is put back into the
     // registers here, since `leave` does not come back. The trampoline's page is mapped at VA = PA, read-execute.
     unsafe {
@@ -173,8 +178,9 @@ pub extern "C" fn release() -> u32 {
 /// A crash kernel and kexec come this way. Nothing returns, so nothing is kept.
 pub extern "C" fn soft_restart(target: u32) -> ! {
     // SAFETY: as in `release`.
-    let stub = unsafe { (*PerCpu::here()).stub };
-    traps::host_defaults();
+    let here = unsafe { &*PerCpu::here() };
+    let stub = here.stub;
+    traps::host_defaults(here);
     // SAFETY: as in `release`, without a way back.
     unsafe {
         asm!(

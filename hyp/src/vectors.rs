@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The Hyp vectors, the Hyp-ABI, and the first and last instructions of a guest's stay.
 //!
-//! Exceptions from below (a call from the host, a trap, an interrupt) arrive with SP_hyp where Hyp mode left it, which is known
-//! to be good. VTTBR tells whose exception it is: VMID 0 is the host's. From the host, `HVC #0` calls a function of
-//! [`crate::entries`]: SPSR, ELR and LR_usr go on the stack, the arguments move down by one register, and the way back is ERET.
-//! From a guest, the vector stores the general registers in the vCPU's context, whose address [`enter_guest`] left on top of
-//! the stack, and returns from that function.
+//! There are two tables, and HVBAR points at the guest's while a guest's state is loaded, at the host's otherwise. Exceptions from
+//! below arrive with SP_hyp where Hyp mode left it, which is known to be good.
+//!
+//! From the host comes `HVC #0`, which calls a function of [`crate::entries`]: SPSR, ELR and LR_usr go on the stack, the
+//! arguments move down by one register, and the way back is ERET. That it is the host's is checked once more: VTTBR says
+//! VMID 0. From a guest comes everything else: a trap, an abort, HVC, an interrupt. The vector stores the general registers in
+//! the vCPU's context, whose address [`enter_guest`] left on top of the stack, and returns from that function. On cores whose
+//! branch predictor a guest could have trained, the guest's table empties it first.
 //!
 //! Exceptions from Hyp mode itself are bugs, or a stack that met its guard page. Then SP is not to be trusted, and no stack is
 //! touched before it is changed for the CPU's emergency stack, which HTPIDR leads to; the rest is [`crate::panic`]'s. One such
@@ -14,7 +17,7 @@
 //!
 //! Source: ARM DDI 0406C.d, B1.8.1 (vectors), B1.9 (Hyp Trap and the other exceptions).
 
-use crate::sysreg::{hvbar, midr};
+use crate::sysreg::midr;
 use crate::{panic, trampoline};
 use arch::core_id::{BranchPredictor, Midr};
 use core::arch::naked_asm;
@@ -33,50 +36,68 @@ pub fn call_frame() -> u32 {
 
 unsafe extern "C" {
     /// The tables below.
+    static hyp_host_vectors: u8;
     static hyp_vectors: u8;
     static hyp_vectors_bpiall: u8;
     static hyp_vectors_iciallu: u8;
 }
 
-/// Points HVBAR at the table that this core needs. The caller's ISB or ERET makes it count.
-pub fn install() {
+/// The host's table, for HVBAR.
+#[inline(always)]
+pub fn for_host() -> u32 {
+    &raw const hyp_host_vectors as u32
+}
+
+/// The guest's table that this core needs, for HVBAR.
+pub fn for_guests() -> u32 {
     let table = match Midr::new(midr::read()).branch_predictor() {
         BranchPredictor::Bpiall => &raw const hyp_vectors_bpiall,
         BranchPredictor::Iciallu => &raw const hyp_vectors_iciallu,
         // Nothing to do, or nothing that can be done from here.
         BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown => &raw const hyp_vectors,
     };
-    // SAFETY: the tables are in the image's text, aligned to 32 bytes, and this CPU's stack is set up.
-    unsafe { hvbar::write(table as u32) };
+    table as u32
 }
 
-/// The eight vectors (B1.8.1, Table B1-3), each one branch.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".hyp.vectors")]
-unsafe extern "C" fn hyp_vectors_plain() -> ! {
-    naked_asm!(
-        ".balign 32",
-        ".global hyp_vectors",
-        "hyp_vectors:",
-        "b {undefined}", // 0x00: not used
-        "b {undefined}", // 0x04: undefined instruction in Hyp mode
-        "b {hvc}",       // 0x08: HVC in Hyp mode
-        "b {prefetch}",  // 0x0c: prefetch abort in Hyp mode
-        "b {data}",      // 0x10: data abort in Hyp mode
-        "b {trap}",      // 0x14: from below: HVC, a trap, a stage-2 abort
-        "b {interrupt}", // 0x18: IRQ
-        "b {interrupt}", // 0x1c: FIQ
-        undefined = sym undefined_in_hyp,
-        hvc = sym hvc_in_hyp,
-        prefetch = sym prefetch_abort_in_hyp,
-        data = sym data_abort_in_hyp,
-        trap = sym trap,
-        interrupt = sym interrupt,
-    )
+/// A table of eight vectors (B1.8.1, Table B1-3), each one branch.
+macro_rules! vectors {
+    ($(#[$doc:meta])* $function:ident, $label:literal, $trap:path, $interrupt:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = ".hyp.vectors")]
+        unsafe extern "C" fn $function() -> ! {
+            naked_asm!(
+                ".balign 32",
+                concat!(".global ", $label),
+                concat!($label, ":"),
+                "b {undefined}", // 0x00: not used
+                "b {undefined}", // 0x04: undefined instruction in Hyp mode
+                "b {hvc}",       // 0x08: HVC in Hyp mode
+                "b {prefetch}",  // 0x0c: prefetch abort in Hyp mode
+                "b {data}",      // 0x10: data abort in Hyp mode
+                "b {trap}",      // 0x14: from below: HVC, a trap, a stage-2 abort
+                "b {interrupt}", // 0x18: IRQ
+                "b {interrupt}", // 0x1c: FIQ
+                undefined = sym undefined_in_hyp,
+                hvc = sym hvc_in_hyp,
+                prefetch = sym prefetch_abort_in_hyp,
+                data = sym data_abort_in_hyp,
+                trap = sym $trap,
+                interrupt = sym $interrupt,
+            )
+        }
+    };
 }
 
-/// The same for cores whose branch predictor a guest could have trained: it is emptied before the first branch.
+vectors!(
+    /// The host's. HCR routes interrupts to Hyp mode only while a guest runs.
+    hyp_vectors_for_host, "hyp_host_vectors", call, undefined_in_hyp);
+vectors!(
+    /// The guest's.
+    hyp_vectors_plain, "hyp_vectors", trap, interrupt);
+
+/// The guest's for cores whose branch predictor a guest could have trained: it is emptied before the first branch.
 ///
 /// A vector has room for one instruction, and that must not be a branch. So entry n falls through the entries after it, each of
 /// which adds one to SP: behind the table SP's lower three bits, which were zero, say where the fall began. SP is aligned to
@@ -141,18 +162,15 @@ hardened_vectors!(
     "mcr p15, 0, r0, c7, c5, 0"
 );
 
-/// HVC, or a trap: the host's call, or the guest's exit.
+/// HVC from the host, for which nothing is trapped: a call.
 #[unsafe(naked)]
-unsafe extern "C" fn trap() -> ! {
+unsafe extern "C" fn call() -> ! {
     naked_asm!(
         ".arch_extension virt",
-        "push {{r0, r1, r2}}",
-        "mrrc p15, 6, r0, r1, c2", // VTTBR: VMID in bits [55:48]
-        "tst r1, #0x00ff0000",
-        "movne r2, #{exit_trap}",
-        "bne {guest_exit}",
-        // VMID 0: the host, for which nothing is trapped, so this is HVC.
-        "pop {{r0, r1, r2}}",
+        "push {{lr}}",                 // LR_usr
+        read!("r12", "lr", vttbr),     // VMID in bits [55:48]
+        "tst lr, #0x00ff0000",
+        "bne 3f",
         "cmp r0, #2",
         "blo 2f",
         // r0 must be an entry: within the table, word aligned.
@@ -164,29 +182,43 @@ unsafe extern "C" fn trap() -> ! {
         "tst r12, #3",
         "bne 1f",
         // The Hyp-ABI: keep LR_usr, ELR and SPSR, call r0 with what stands in r1 to r3.
-        "mrs r12, ELR_hyp",
-        "push {{r12, lr}}",
         "mrs r12, SPSR",
-        "push {{r0, r12}}", // r0 only for the stack's alignment
+        "mrs lr, ELR_hyp",
+        "push {{r0, r12, lr}}", // r0 only for the stack's alignment
         "mov r12, r0",
         "mov r0, r1",
         "mov r1, r2",
         "mov r2, r3",
         "blx r12",
         "b {return_to_host}",
-        "1: ldr r0, ={bad_call}",
+        "1: pop {{lr}}",
+        "ldr r0, ={bad_call}",
         "eret",
         // The stub's calls: 1 is its soft restart, 0 never was for a booted kernel.
         "2: cmp r0, #1",
         "bne 1b",
         "mov r0, r1",
         "b {soft_restart}",
-        exit_trap = const ExitCode::Trap.to_raw(),
-        guest_exit = sym guest_exit,
+        // A guest under the host's vectors: cannot be. It is a failure of Hyp mode's own.
+        "3: pop {{lr}}",
+        "b {undefined}",
         calls = const CALLS,
         return_to_host = sym return_to_host,
         bad_call = const BAD_CALL,
         soft_restart = sym trampoline::soft_restart,
+        undefined = sym undefined_in_hyp,
+    )
+}
+
+/// A guest's HVC, trap or abort.
+#[unsafe(naked)]
+unsafe extern "C" fn trap() -> ! {
+    naked_asm!(
+        "push {{r0, r1}}",
+        "mov r1, #{exit_trap}",
+        "b {guest_exit}",
+        exit_trap = const ExitCode::Trap.to_raw(),
+        guest_exit = sym guest_exit,
     )
 }
 
@@ -196,14 +228,7 @@ unsafe extern "C" fn trap() -> ! {
 /// The registers are the host's, but for what the Hyp-ABI lets a call clobber.
 #[unsafe(naked)]
 unsafe extern "C" fn return_to_host() -> ! {
-    naked_asm!(
-        ".arch_extension virt",
-        "pop {{r2, r12}}",
-        "msr SPSR_hyp, r12",
-        "pop {{r12, lr}}",
-        "msr ELR_hyp, r12",
-        "eret",
-    )
+    naked_asm!(".arch_extension virt", "pop {{r2, r3, r12, lr}}", "msr SPSR_hyp, r3", "msr ELR_hyp, r12", "eret",)
 }
 
 /// Ends the call from the host that this CPU is in, from wherever it is, with [`hyp_abi::context::HYP_PANIC`].
@@ -222,12 +247,12 @@ pub unsafe extern "C" fn abandon_call(frame: u32) -> ! {
 
 const _: () = assert!(hyp_abi::context::HYP_PANIC == !1);
 
-/// A physical interrupt, or FIQ. HCR routes them to Hyp mode only while a guest runs.
+/// A physical interrupt, or FIQ.
 #[unsafe(naked)]
 unsafe extern "C" fn interrupt() -> ! {
     naked_asm!(
-        "push {{r0, r1, r2}}",
-        "mov r2, #{exit_interrupt}",
+        "push {{r0, r1}}",
+        "mov r1, #{exit_interrupt}",
         "b {guest_exit}",
         exit_interrupt = const ExitCode::Interrupt.to_raw(),
         guest_exit = sym guest_exit,
@@ -257,28 +282,29 @@ pub unsafe extern "C" fn enter_guest(context: *mut VcpuContext) -> u32 {
     )
 }
 
-/// Out of the guest: stores its general registers and returns from [`enter_guest`]. r2: the exit code.
+const _: () = assert!(offset_of!(VcpuContext, r) == 0 && hyp_abi::context::LR_USR == 13);
+const _: () = assert!(offset_of!(VcpuContext, pc) == 14 * 4 && offset_of!(VcpuContext, cpsr) == 15 * 4);
+
+/// Out of the guest: stores its general registers and returns from [`enter_guest`]. r1: the exit code.
 ///
-/// On the stack: the guest's r0 to r2, then what `enter_guest` pushed.
+/// On the stack: the guest's r0 and r1, then what `enter_guest` pushed.
 #[unsafe(naked)]
 unsafe extern "C" fn guest_exit() -> ! {
     naked_asm!(
         ".arch_extension virt",
-        "ldr r0, [sp, #12]",
-        "add r1, r0, #12",
-        "stm r1, {{r3-r12, lr}}", // r[3] to r[13]
-        "pop {{r3-r5}}",
-        "stm r0, {{r3-r5}}",
-        "mrs r3, ELR_hyp",
-        "mrs r4, SPSR",
-        "str r3, [r0, #{pc}]",
-        "str r4, [r0, #{cpsr}]",
+        "ldr r0, [sp, #8]",
+        "add r0, r0, #8",
+        "stm r0!, {{r2-r12, lr}}", // r[2] to r[13]
+        "mrs r2, ELR_hyp",
+        "mrs r3, SPSR",
+        "stm r0, {{r2, r3}}", // pc, cpsr
+        "pop {{r2, r3}}",
+        "sub r0, r0, #56",
+        "stm r0, {{r2, r3}}", // r[0], r[1]
         "clrex",
-        "mov r0, r2",
+        "mov r0, r1",
         "add sp, sp, #4",
         "pop {{r4-r11, pc}}",
-        pc = const offset_of!(VcpuContext, pc),
-        cpsr = const offset_of!(VcpuContext, cpsr),
     )
 }
 

@@ -34,12 +34,17 @@ fn set_fpexc(value: u32) {
     unsafe { asm!(".fpu neon", "vmsr fpexc, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Keeps the host's FPEXC and sets EN, so that the trap that `traps::load` is going to arm is what the guest's first use meets.
+/// Keeps the host's FPEXC and sets EN, so that the trap that `traps::load_deferred` is going to arm is what the guest's first use
+/// meets. Not for a guest without floating point.
 #[inline(always)]
-pub fn arm(host_fpexc: &mut u32) {
-    *host_fpexc = fpexc();
-    if *host_fpexc & Fpexc::EN.bits() == 0 {
-        set_fpexc(*host_fpexc | Fpexc::EN.bits());
+pub fn arm(here: &mut PerCpu, context: &VcpuContext) {
+    here.vfp_armed = context.control.vfp;
+    if here.vfp_armed != 0 {
+        let fpexc = fpexc();
+        here.host.fpexc = fpexc;
+        if fpexc & Fpexc::EN.bits() == 0 {
+            set_fpexc(fpexc | Fpexc::EN.bits());
+        }
     }
 }
 
@@ -57,14 +62,18 @@ pub fn give_to_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     context.exit.vfp_switches = context.exit.vfp_switches.wrapping_add(1);
 }
 
-/// On the way out: the host's registers, if the guest had them, and its FPEXC. HCPTR traps nothing any more.
+/// On the way out: the host's registers, if the guest had them, and its FPEXC. HCPTR was just written to trap nothing.
 #[inline(always)]
 pub fn give_to_host(here: &mut PerCpu, context: Option<&mut VcpuContext>) {
     if here.guest_vfp != 0 {
+        isb(); // HCPTR no longer traps what comes next
         take_back(here, context);
-    } else {
+    } else if here.vfp_armed != 0 && here.host.fpexc & Fpexc::EN.bits() == 0 {
+        isb();
+        // The guest could not change it: its first access would have trapped.
         set_fpexc(here.host.fpexc);
     }
+    here.vfp_armed = 0;
 }
 
 #[cold]

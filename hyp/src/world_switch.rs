@@ -6,17 +6,28 @@
 //!
 //! 1. Walks of the PL1&0 regime are forbidden (TTBCR): from here to the last step the registers that translation depends on
 //!    belong to two worlds, and a speculative walk in between would leave a mixture in the TLB.
-//! 2. The host's CP15 and banked registers are stored; the guest's VTTBR, traps, CP15, timer and banks are loaded.
+//! 2. The host's state is stored, the guest's loaded: essential ([`essential`]), deferred ([`deferred`]).
 //! 3. The guest's TTBCR, then ERET, which synchronises everything.
-//! 4. A first use of VFP is answered here, and the guest goes on.
+//! 4. A first use of VFP, and what needs nothing from the host ([`answers`]), is answered here, and the guest goes on.
 //! 5. The way back is the same, mirrored; the syndrome is read, and the IPA of a permission fault resolved, while the guest's
 //!    tables are still in place, and before an asynchronous abort of the guest's making is let in.
+//!
+//! A short exit is one that the module can probably answer with interrupts off, in the time that moving the deferred state
+//! would take: a hypercall, a trapped register, the distributor. Deferred state then stays the guest's, and the next call either
+//! enters the same guest again or ends its stay.
 
 use crate::per_cpu::{Away, PerCpu};
-use crate::sysreg::{hcr, hdcr, hsr, isb};
-use crate::{banked, cp15, fault_ipa, tlb, traps, vectors, vfp, vtimer};
-use arch::syndrome::Trap;
+use crate::sysreg::{hcr, hsr};
+use crate::{answers, deferred, essential, fault_ipa, tlb, traps, vectors, vfp, vtimer};
+use arch::psr::Mode;
+use arch::syndrome::{exception_class, is_device_access};
 use hyp_abi::context::{ExitCode, VcpuContext};
+
+/// HSR.EC of an access to VFP or NEON.
+const COPROCESSOR: u8 = 0x07;
+const CP15: u8 = 0x03;
+const CP15_WIDE: u8 = 0x04;
+const HVC: u8 = 0x12;
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
 pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
@@ -32,28 +43,43 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
             break;
         }
         let syndrome = hsr::read();
-        match Trap::from_hsr(syndrome) {
-            // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
-            Some(Trap::Coprocessor { .. }) if context.control.vfp != 0 && here.guest_vfp == 0 => {
-                vfp::give_to_guest(here, context);
-                continue;
-            }
-            Some(trap) => match fault_ipa::resolve(&trap) {
-                Some(fault) => {
-                    context.exit.far = fault.far;
-                    context.exit.hpfar = fault.hpfar;
-                }
-                None => code = ExitCode::Again.to_raw(),
-            },
-            None => {}
+        if context.control.answers != 0 && answers::answer(context, syndrome) {
+            continue;
         }
         context.exit.hsr = syndrome;
+        let class = exception_class(syndrome);
+        // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
+        if class == COPROCESSOR && here.vfp_armed != 0 && here.guest_vfp == 0 {
+            vfp::give_to_guest(here, context);
+            continue;
+        }
+        if !fault_ipa::resolve(class, syndrome, &mut context.exit) {
+            code = ExitCode::Again.to_raw();
+        } else if is_short(context, class, syndrome) {
+            code = ExitCode::ShortTrap.to_raw();
+        }
         break;
     }
     // SAFETY: the syndrome and the fault addresses were read above.
     context.exit.async_abort = unsafe { vectors::drain_async_abort() };
     store_guest(here, context);
+    if code == ExitCode::ShortTrap.to_raw() {
+        if context.exit.async_abort == 0 {
+            return code;
+        }
+        code = ExitCode::Trap.to_raw();
+    }
+    // SAFETY: the essential state is the host's again.
+    unsafe { deferred::leave(here) };
     code
+}
+
+/// Whether the module can probably answer at once. It works with what [`essential`] stores, so the guest is in Supervisor mode.
+#[inline(always)]
+fn is_short(context: &VcpuContext, class: u8, syndrome: u32) -> bool {
+    Mode::from_psr(context.cpsr) == Some(Mode::Svc)
+        && (matches!(class, HVC | CP15 | CP15_WIDE)
+            || is_device_access(syndrome) && context.exit.hpfar == context.control.distributor)
 }
 
 /// The first half of [`enter`], for [`crate::provoke`].
@@ -67,22 +93,22 @@ pub unsafe fn load_for_provocation(context: &mut VcpuContext) {
 
 fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     tlb::leave_host(here);
-    here.host.hdcr = hdcr::read();
-    cp15::save(&mut here.host.cp15);
-    // SAFETY: walks are off, the host's state is stored before the guest's is loaded over it, and `away` tells the panic vector that
-    // the host's is in this CPU's page.
+    // SAFETY: walks are off, the host's state is stored before the guest's is loaded over it, and `away` and `resident` tell the
+    // panic vector that the host's is in this CPU's page.
     unsafe {
-        banked::save(&mut here.host.banks);
-        if context.control.vfp != 0 {
-            here.away = Away::GuestWithVfp as u32;
-            vfp::arm(&mut here.host.fpexc);
-        } else {
+        if core::ptr::eq(here.resident, context) {
+            // Straight from a short exit: the host has run on what is stored, all but its stack.
+            essential::save_host_stack(&mut here.host.essential);
             here.away = Away::Guest as u32;
+        } else {
+            // Another's would be the module's mistake; it is not lost all the same.
+            deferred::leave(here);
+            essential::save_host(&mut here.host.essential);
+            here.away = Away::Guest as u32;
+            deferred::load(here, context);
         }
-        traps::load(&context.control, here.host.hdcr, here.stub.hcptr);
-        cp15::load(&context.cp15);
-        vtimer::load(&context.timer);
-        banked::load(&context.banks);
+        traps::load_essential(here, &context.control);
+        essential::load_guest(context);
         tlb::allow_walks(context.cp15.ttbcr);
     }
 }
@@ -91,42 +117,37 @@ fn store_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     context.cp15.ttbcr = tlb::forbid_walks();
     // Hardware clears VA when the guest takes the asynchronous abort that was made pending for it (B1.9).
     context.control.hcr = hcr::read();
-    cp15::save(&mut context.cp15);
     // SAFETY: walks are off; the guest's state is stored before the host's replaces it.
-    unsafe {
-        banked::save(&mut context.banks);
-        vtimer::save(&mut context.timer);
-    }
-    load_host(here, Some(context));
+    unsafe { essential::save_guest(context) };
+    load_host(here);
 }
 
-/// Puts the host's state into the hardware. `context`, if there still is one, gets the guest's floating point first. Walks are off.
-fn load_host(here: &mut PerCpu, context: Option<&mut VcpuContext>) {
+/// Puts the host's essential state into the hardware. Walks are off.
+fn load_host(here: &mut PerCpu) {
     // SAFETY: walks are off; what is loaded is what `load_guest` stored on this CPU.
     unsafe {
-        traps::unload(here.host.hdcr, here.stub.hcptr);
-        if here.away == Away::GuestWithVfp as u32 {
-            isb(); // HCPTR no longer traps what comes next
-            vfp::give_to_host(here, context);
-        }
-        cp15::load(&here.host.cp15);
-        banked::load(&here.host.banks);
+        traps::unload_essential(here);
+        essential::load_host(&here.host.essential);
         tlb::return_to_host(here);
     }
 }
 
 /// After an exception in Hyp mode: whatever of the host's is not in the registers is put back. What was a guest's is lost.
 pub fn abandon(here: &mut PerCpu) {
-    if here.away == Away::Not as u32 {
-        return;
+    if here.away != Away::Not as u32 {
+        tlb::forbid_walks();
+        if here.away == Away::Guest as u32 {
+            load_host(here);
+        } else {
+            // SAFETY: TTBR0 and TTBR1 are the host's in this state.
+            unsafe { tlb::return_to_host(here) };
+        }
     }
-    tlb::forbid_walks();
-    if here.away == Away::Walks as u32 {
-        // SAFETY: TTBR0 and TTBR1 are the host's in this state.
-        unsafe { tlb::return_to_host(here) };
-        return;
+    if !here.resident.is_null() {
+        // SAFETY: the host's world begins here; what is loaded is what `deferred::load` stored on this CPU.
+        unsafe {
+            vtimer::host_defaults(here);
+            deferred::unload(here, None);
+        }
     }
-    // SAFETY: the host's world begins here.
-    unsafe { vtimer::host_defaults() };
-    load_host(here, None);
 }

@@ -3,7 +3,7 @@
 //!
 //! Three kinds. Most are in the hardware while the vCPU runs and in its
 //! [`VcpuContext`] while it rests; the guest reaches them without a trap. A few that no switch
-//! loads (ACTLR, L2CTLR) are kept in [`EmulatedRegisters`], and accesses trap. Identification registers are the host's
+//! loads (ACTLR, L2CTLR, the physical timer) are kept there too, and accesses trap. Identification registers are the host's
 //! ([`IdRegisters`]), read by the guest directly and never written.
 //!
 //! One table, [`registers::TABLE`], says it of all but the last kind, a row a register: reset ([`reset`](crate::reset)), trap
@@ -19,7 +19,6 @@ mod tests;
 
 pub use id_registers::{IdRegisters, VfpIds};
 
-use crate::vtimer::PhysicalTimer;
 use arch::cp15::{Cp15, Cp15Wide};
 use hyp_abi::context::VcpuContext;
 
@@ -42,23 +41,10 @@ impl Name {
     }
 }
 
-/// What is kept of a vCPU beside its context: registers that no world switch loads, because the guest's accesses trap.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct EmulatedRegisters {
-    /// ACTLR, as the guest reads it.
-    pub actlr: u32,
-    /// L2CTLR, as the guest reads it.
-    pub l2ctlr: u32,
-    /// The word of `struct pt_regs` that a process can write and read back, and that means nothing.
-    pub orig_r0: u32,
-}
-
 /// All registers of a vCPU that rests.
 pub struct Registers<'a> {
-    /// What the world switch moves.
+    /// What the world switch moves, and what Hyp mode may answer.
     pub context: &'a mut VcpuContext,
-    /// What it does not.
-    pub emulated: &'a mut EmulatedRegisters,
-    /// The physical timer, whose registers are emulated too.
-    pub physical_timer: &'a mut PhysicalTimer,
+    /// The word of `struct pt_regs` that a process can write and read back, and that means nothing.
+    pub orig_r0: &'a mut u32,
 }

@@ -6,12 +6,13 @@
 //! time that the last handle goes is a leak and fails the test. What the hypervisor asked of the hardware is a list of
 //! [`Event`]s.
 
+mod deferred;
 mod tables;
 mod wait;
 
 pub use wait::{Waiter, WakeTimer};
 
-use crate::host::{self, Lock, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use crate::host::{self, Lock, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use crate::vgic::CpuInterface;
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -453,15 +454,18 @@ impl host::Host for Host {
         self.0.midr.load(Ordering::SeqCst)
     }
 
-    fn interrupts_off(&self) {
+    fn interrupts_off(&self) -> Masks {
         let race = open(&self.0.entry_race).take();
         if let Some(race) = race {
             race();
         }
         assert!(!INTERRUPTS_OFF.replace(true), "interrupts are off already");
+        Masks(0x13)
     }
 
-    fn interrupts_on(&self) {
+    fn interrupts_on(&self, before: Masks) {
+        assert_eq!(before.0, 0x13);
+        assert!(!deferred::any(), "the guest is half in the hardware");
         assert!(INTERRUPTS_OFF.replace(false), "interrupts are on already");
     }
 
@@ -498,9 +502,19 @@ impl host::Host for Host {
         assert!(INTERRUPTS_OFF.get());
         let guest = open(&self.0.guest).take();
         let mut guest = guest.expect("a test that enters the guest sets one");
+        deferred::give_back(context);
         let exit = guest(context);
         open(&self.0.guest).get_or_insert(guest);
-        exit
+        deferred::hold(context, exit)
+    }
+
+    fn hyp_may_answer(&self) -> bool {
+        true
+    }
+
+    fn leave_guest(&self, context: &mut ContextPage) {
+        assert!(INTERRUPTS_OFF.get() && deferred::any());
+        deferred::give_back(context);
     }
 
     fn flush_vmid(&self, vttbr: u64) {

@@ -26,7 +26,7 @@ use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::hyp_registers::Vttbr;
 use arch::long_descriptor::Stage2Access;
 use core::ops::Range;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What a guest tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct GuestMemory<H: Host> {
     vmid: VmidSlot,
     changes: H::Mutex<()>,
     state: H::Spin<State<H>>,
+    /// Counts changes of slots, each when it is done.
+    slots_changed: AtomicU32,
 }
 
 impl<H: Host> GuestMemory<H> {
@@ -85,7 +87,15 @@ impl<H: Host> GuestMemory<H> {
         let stage2 = Stage2::new(host.clone())?;
         let base = stage2.base();
         let state = State { slots: Memslots::new(&host)?, stage2, invalidations: 0, sequence: 0, released: false };
-        Ok(Self { host, user_end, base, vmid: VmidSlot::new(), changes: Lock::new(()), state: Lock::new(state) })
+        Ok(Self {
+            host,
+            user_end,
+            base,
+            vmid: VmidSlot::new(),
+            changes: Lock::new(()),
+            state: Lock::new(state),
+            slots_changed: AtomicU32::new(0),
+        })
     }
 
     /// The VM's VMID, to check and to assign.
@@ -126,10 +136,16 @@ impl<H: Host> GuestMemory<H> {
             state.slots.install(plan, bitmap)
         };
         drop(useless_bitmap);
+        self.slots_changed.fetch_add(1, Ordering::Release);
         if let Some(range) = protect {
             self.in_pieces(range, Stage2::write_protect);
         }
         Ok(change)
+    }
+
+    /// Counts up with each change of slots. What was found out about them before it changed may no longer be so.
+    pub fn slots_generation(&self) -> u32 {
+        self.slots_changed.load(Ordering::Acquire)
     }
 
     /// The process's address of what a guest has at `ipa`, and whether the guest may write there.

@@ -114,6 +114,10 @@ pub trait WakeTimer {
     fn cancel(&self);
 }
 
+/// How interrupts were masked: the host's own encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Masks(pub u32);
+
 /// The kernel.
 pub trait Host: Clone {
     /// A lock that is held for short and also by interrupt handlers: interrupts are off while it is held. Never sleeps.
@@ -169,10 +173,10 @@ pub trait Host: Clone {
     /// Reads the calling CPU's MIDR.
     fn midr(&self) -> u32;
 
-    /// Turns interrupts off on this CPU, which a thread then cannot leave.
-    fn interrupts_off(&self);
-    /// Turns interrupts on again; what waited is taken.
-    fn interrupts_on(&self);
+    /// Masks interrupts on this CPU, FIQs too, and says how they were. The thread cannot leave the CPU until they are as before.
+    fn interrupts_off(&self) -> Masks;
+    /// Puts back what [`Self::interrupts_off`] changed; what waited is taken.
+    fn interrupts_on(&self, before: Masks);
     /// Whether the thread is wanted: a signal is pending, or another thread's turn has come.
     fn must_stop(&self) -> bool;
     /// Whether a signal is pending for the thread.
@@ -187,8 +191,13 @@ pub trait Host: Clone {
     /// Interrupts are off.
     fn hold_timer_interrupt(&self, hold: bool);
 
-    /// Runs the vCPU until something stops it. Interrupts are off.
+    /// Runs the vCPU until something stops it. Interrupts are off, and stay so after [`ExitCode::ShortTrap`] until the next call of
+    /// this method or of [`Self::leave_guest`].
     fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
+    /// Whether Hyp mode is to answer by itself what it can. Asked before each entry.
+    fn hyp_may_answer(&self) -> bool;
+    /// After [`ExitCode::ShortTrap`], stores the rest of the vCPU's state. Interrupts are still off.
+    fn leave_guest(&self, context: &mut Self::ContextPage);
     /// Drops the TLB entries of a VMID on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
     fn flush_vmid(&self, vttbr: u64);
     /// Drops the TLB entries of a VMID on this CPU.

@@ -228,7 +228,7 @@ fn core<'a>(vcpu: &'a mut Registers<'_>, index: u16) -> Option<&'a mut u32> {
         core_index::LR_USR => return r.get_mut(hyp_abi::context::LR_USR),
         core_index::PC => return Some(pc),
         core_index::CPSR => return Some(cpsr),
-        core_index::ORIG_R0 => return Some(&mut vcpu.emulated.orig_r0),
+        core_index::ORIG_R0 => return Some(&mut *vcpu.orig_r0),
         core_index::R0..core_index::SP_USR => return r.get_mut(usize::from(index)),
         core_index::SP_SVC..core_index::SP_ABT => (&mut banks.svc, index - core_index::SP_SVC),
         core_index::SP_ABT..core_index::SP_UND => (&mut banks.abt, index - core_index::SP_ABT),
@@ -267,7 +267,7 @@ fn get_timer(context: &VcpuContext, timer: Timer, now: u64) -> u64 {
 
 fn set_timer(context: &mut VcpuContext, timer: Timer, value: u64, now: u64) -> Effect {
     match timer {
-        Timer::Control => context.timer.ctl = value as u32 & (vtimer::CTL_ENABLE | vtimer::CTL_IMASK),
+        Timer::Control => context.timer.ctl = value as u32 & arch::timer::CTL_WRITABLE,
         Timer::CompareValue => context.timer.cval = value,
         Timer::Count => {
             context.timer.cntvoff = vtimer::offset_for(value, now);

@@ -12,9 +12,11 @@
 use crate::cp15::registers::{self, Reset};
 use crate::cp15::{IdRegisters, Registers};
 use crate::psci::PowerOn;
-use crate::vtimer::PhysicalTimer;
+use arch::cp15::reg;
 use arch::hyp_registers::Hcr;
 use arch::psr::{Mode, Psr};
+use arch::syndrome::Trap;
+use arch::timer::PhysicalTimer;
 use hyp_abi::context::{Banks, Vfp};
 
 /// Which vCPU of how many.
@@ -93,8 +95,10 @@ pub fn reset(vcpu: &mut Registers<'_>, id: &IdRegisters, place: Place) {
     context.control.hcr = HCR.bits();
     context.control.midr = id.midr;
     context.control.vfp = id.vfp.is_some().into();
-    *vcpu.physical_timer = PhysicalTimer::default();
-    vcpu.emulated.orig_r0 = 0;
+    context.physical_timer = PhysicalTimer::default();
+    context.answers.actlr.question = Trap::reads(reg::ACTLR);
+    context.answers.l2ctlr.question = Trap::reads(reg::L2CTLR);
+    *vcpu.orig_r0 = 0;
     for row in &registers::TABLE {
         if let Some((kept, reset)) = row.kept {
             let value = match reset {

@@ -6,23 +6,28 @@
 //! look and the guest (a VMID roll-over, a kick, a signal) makes itself known by an interrupt to this CPU, which waits
 //! until the guest is entered and then ends its stay at once.
 //!
+//! Some exits are answered in between, with interrupts off and the guest's interrupts still loaded: [`short_exit`].
+//!
 //! On the way in, timers drive their lines of the interrupt controller and pending interrupts go to list registers; on the way
 //! out the same is read back. With interrupts on again the exit is handled: here, or by the process.
+
+mod short_exit;
 
 use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::{Access, FaultOutcome};
 use crate::host::{Host, Unresolved, Waiter, Wake};
 use crate::mmio::{self, Decoded, Pending};
-use crate::psci::{self, AFFINITY, Call, PowerOn, Version};
+use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
 use crate::vcpu::{Power, Vcpu, VcpuState};
-use crate::vgic::{Interrupt, Kicks, Vgic};
+use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
 use crate::vm::{Hit, Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
 use arch::condition::InstructionLength;
 use arch::fault::FaultStatus;
 use arch::syndrome::{self, DataAbort, Trap};
+use core::ops::DerefMut;
 use hyp_abi::context::ExitCode;
 use uapi::run::{
     Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Mmio,
@@ -129,10 +134,10 @@ impl<H: Host> Run<'_, H> {
         Place { vcpu: self.number as u32, vcpus: self.vm.vcpus().count() as u32 }
     }
 
-    /// One stay in the guest. `None`: something came up before it was entered.
+    /// One stay in the guest, short exits included. `None`: something came up before it was entered.
     fn stay(&mut self) -> Option<ExitCode> {
+        let masks = self.hypervisor.host.interrupts_off();
         let host = &self.hypervisor.host;
-        host.interrupts_off();
         self.vcpu.set_in_guest(true);
         let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
         // What `is_on` saw may have changed: off, or off and on again, to start elsewhere.
@@ -141,7 +146,7 @@ impl<H: Host> Run<'_, H> {
         let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
         let Some(vttbr) = vttbr else {
             self.vcpu.set_in_guest(false);
-            host.interrupts_on();
+            host.interrupts_on(masks);
             return None;
         };
         self.state.context.control.vttbr = vttbr.bits();
@@ -149,19 +154,35 @@ impl<H: Host> Run<'_, H> {
         if self.vm.last_ran.note(host.cpu(), self.number as u32) {
             host.flush_vmid_local(vttbr.bits());
         }
+        self.prepare_answers();
         self.load_interrupts();
-        let code = host.enter_guest(&mut self.state.context);
+        let code = self.until_long_exit();
         self.vcpu.set_in_guest(false);
         let kicks = self.store_interrupts();
-        host.interrupts_on();
+        self.hypervisor.host.interrupts_on(masks);
         self.vm.kick(kicks);
         Some(code)
+    }
+
+    /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Interrupts are off.
+    fn until_long_exit(&mut self) -> ExitCode {
+        loop {
+            match self.hypervisor.host.enter_guest(&mut self.state.context) {
+                ExitCode::ShortTrap if self.answer_at_once() => {}
+                ExitCode::ShortTrap => {
+                    self.hypervisor.host.leave_guest(&mut self.state.context);
+                    return ExitCode::Trap;
+                }
+                code => return code,
+            }
+        }
     }
 
     /// Tells the interrupt controller the timers' levels where they changed.
     fn sample_timers(&mut self) {
         let now = self.hypervisor.host.counter();
-        let levels = [vtimer::asserted(&self.state.context.timer, now), self.state.physical_timer.asserted(now)];
+        let levels =
+            [vtimer::asserted(&self.state.context.timer, now), self.state.context.physical_timer.asserted(now)];
         let ppis = [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI];
         for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
             if *line != level {
@@ -177,13 +198,17 @@ impl<H: Host> Run<'_, H> {
         let host = &self.hypervisor.host;
         self.sample_timers();
         // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
-        self.state.alarm.set(self.state.physical_timer.deadline(host.counter()).filter(|_| !self.state.timer_lines[1]));
+        self.state
+            .alarm
+            .set(self.state.context.physical_timer.deadline(host.counter()).filter(|_| !self.state.timer_lines[1]));
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
-        let in_flight = self.vm.with_vgic(|vgic| {
-            let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
-            vgic.enter(number, interface);
-            in_flight
-        });
+        let in_flight = self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface));
+        self.load_interface(in_flight);
+    }
+
+    /// Gives the hardware what [`fill_interface`] chose. Interrupts are off.
+    fn load_interface(&self, in_flight: Option<bool>) {
+        let host = &self.hypervisor.host;
         // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted. Else it
         // would end each stay before the first instruction.
         let forwarded = in_flight.filter(|_| self.hypervisor.hardware.timer_interrupt.is_some());
@@ -213,7 +238,7 @@ impl<H: Host> Run<'_, H> {
         }
         match code {
             ExitCode::Interrupt | ExitCode::Again => Next::Enter,
-            ExitCode::Trap => self.handle_trap(),
+            ExitCode::Trap | ExitCode::ShortTrap => self.handle_trap(),
             ExitCode::Gone => Next::Leave(Return::Exit(Exit::FailEntry {
                 hardware_entry_failure_reason: code.to_raw().into(),
                 cpu: self.hypervisor.host.cpu() as u32,
@@ -274,7 +299,7 @@ impl<H: Host> Run<'_, H> {
         }
         let host = &self.hypervisor.host;
         let now = host.counter();
-        let due = [vtimer::deadline(&self.state.context.timer, now), self.state.physical_timer.deadline(now)];
+        let due = [vtimer::deadline(&self.state.context.timer, now), self.state.context.physical_timer.deadline(now)];
         // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
         let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
         let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
@@ -305,11 +330,17 @@ impl<H: Host> Run<'_, H> {
         Next::Enter
     }
 
-    fn hypercall(&mut self) -> Next {
+    /// What the vCPU's guest finds for firmware.
+    fn firmware(&self) -> Firmware {
         let mut firmware = self.vm.firmware();
         if !self.state.psci_0_2 {
             firmware.version = Version::V0_1;
         }
+        firmware
+    }
+
+    fn hypercall(&mut self) -> Next {
+        let firmware = self.firmware();
         let context = &mut *self.state.context;
         match psci::hypercall(context, &firmware) {
             Call::Answered => {}
@@ -440,6 +471,17 @@ impl<H: Host> Run<'_, H> {
         self.vm.kick(kicks.without(number));
         Next::Enter
     }
+}
+
+/// Chooses what goes to the list registers; whether the virtual timer's interrupt is in flight.
+fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
+    vgic: &mut Vgic<S>,
+    number: usize,
+    interface: &mut CpuInterface,
+) -> bool {
+    let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
+    vgic.enter(number, interface);
+    in_flight
 }
 
 /// An exit that should not be.

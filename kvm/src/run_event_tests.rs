@@ -5,6 +5,7 @@ use super::machine::*;
 use super::*;
 use crate::vm::Hardware;
 use arch::cp15::reg;
+use arch::hyp_registers::CntCtl;
 use arch::psr::Psr;
 use hyp_abi::context::VcpuContext;
 use std::boxed::Box;
@@ -14,7 +15,8 @@ use std::vec;
 use std::vec::Vec;
 use uapi::psci as id;
 
-const ENABLE: u32 = vtimer::CTL_ENABLE;
+const ENABLE: u32 = CntCtl::ENABLE.bits();
+const IMASK: u32 = CntCtl::IMASK.bits();
 
 /// The guest takes interrupts, and goes on as `then` says.
 fn opened(machine: &Machine, then: impl FnOnce(&mut VcpuContext) -> ExitCode + Send + 'static) -> Step {
@@ -260,7 +262,7 @@ fn the_virtual_timer_drives_its_line() {
             on_entry(false, |context| set_timer(context, ENABLE, 150)), // at 0; 100 when it is left
             on_entry(false, |_| {}),                                    // at 100
             on_entry(true, |_| {}),                                     // at 200: due
-            on_entry(true, |context| set_timer(context, ENABLE | vtimer::CTL_IMASK, 150)),
+            on_entry(true, |context| set_timer(context, ENABLE | IMASK, 150)),
             on_entry(false, |context| set_timer(context, ENABLE, 150)),
             on_entry(true, |context| set_timer(context, ENABLE, 100_000)),
             on_entry(false, |_| {}),
@@ -338,7 +340,7 @@ fn the_physical_timer_calls_the_guest_out_when_it_is_due() {
         at(8, move |context| {
             masked.with_cpu_interface(|interface| assert_eq!(interface.lr[0].intid(), 30));
             assert!(!masked.is_timer_held(), "that is for the virtual one");
-            write_timer(context, reg::CNTP_CTL, ENABLE | vtimer::CTL_IMASK)
+            write_timer(context, reg::CNTP_CTL, ENABLE | IMASK)
         }),
         at(12, |_| ExitCode::Interrupt),
     ]);

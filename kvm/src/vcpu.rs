@@ -9,13 +9,12 @@
 //! the guest, with interrupts off, before it looks for the last time; so either it sees the change, or the kick's interrupt
 //! waits for it at the guest's first instruction. A sleeping thread looks again whenever it is woken.
 
-use crate::cp15::{EmulatedRegisters, Registers};
+use crate::cp15::Registers;
 use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
 use crate::mmio::Pending;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
 use crate::vgic::CpuInterface;
-use crate::vtimer::PhysicalTimer;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -74,10 +73,8 @@ pub struct VcpuState<H: Host> {
     pub context: H::ContextPage,
     /// Tables for stage 2, in store.
     pub cache: TableCache<H>,
-    /// Registers that no switch loads.
-    pub emulated: EmulatedRegisters,
-    /// The emulated physical timer.
-    pub physical_timer: PhysicalTimer,
+    /// See [`Registers::orig_r0`].
+    pub orig_r0: u32,
     /// The virtual CPU interface, as it was when the guest was last left.
     pub cpu_interface: CpuInterface,
     /// It was initialised with PSCI 0.2 or later.
@@ -92,6 +89,9 @@ pub struct VcpuState<H: Host> {
     pub timer_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
     pub alarm: Alarm<H>,
+    /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
+    /// distributor is. `None`: it does not yet.
+    pub answers_as_of: Option<u32>,
 }
 
 impl<H: Host> VcpuState<H> {
@@ -100,8 +100,7 @@ impl<H: Host> VcpuState<H> {
         Ok(Self {
             context: host.context_page()?,
             cache: TableCache::new(),
-            emulated: EmulatedRegisters::default(),
-            physical_timer: PhysicalTimer::default(),
+            orig_r0: 0,
             cpu_interface: CpuInterface::default(),
             psci_0_2: false,
             pending: None,
@@ -109,12 +108,13 @@ impl<H: Host> VcpuState<H> {
             lost: false,
             timer_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
+            answers_as_of: None,
         })
     }
 
     /// All its registers.
     pub fn registers(&mut self) -> Registers<'_> {
-        Registers { context: &mut self.context, emulated: &mut self.emulated, physical_timer: &mut self.physical_timer }
+        Registers { context: &mut self.context, orig_r0: &mut self.orig_r0 }
     }
 }
 

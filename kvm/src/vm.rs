@@ -130,6 +130,8 @@ pub struct Vm<H: Host> {
     created: AtomicU32,
     irqchip: H::Spin<Irqchip<H>>,
     firmware: H::Spin<Firmware>,
+    /// Counts changes of it, each when it is done.
+    firmware_changed: AtomicU32,
     /// CNTVOFF of all its vCPUs: they share one virtual count.
     counter_offset: AtomicU64,
 }
@@ -159,6 +161,7 @@ impl<H: Host> Vm<H> {
                 branch_hardening: branch_hardening(hypervisor),
                 store_bypass: store_bypass(hypervisor),
             }),
+            firmware_changed: AtomicU32::new(0),
             counter_offset: AtomicU64::new(host.counter()),
         })
     }
@@ -364,6 +367,20 @@ impl<H: Host> Vm<H> {
         self.initialise_irqchip(hypervisor)
     }
 
+    /// Where the distributor is, if it is made and no slot lies over it.
+    pub fn distributor(&self) -> Option<Ipa> {
+        let at = {
+            let irqchip = self.irqchip.lock();
+            irqchip.dist.filter(|_| irqchip.vgic.is_some())?
+        };
+        self.memory.host_address(at).is_none().then_some(at)
+    }
+
+    /// Counts up with each change of what vCPUs remember of the VM: memory slots, firmware.
+    pub fn generation(&self) -> u32 {
+        self.memory.slots_generation().wrapping_add(self.firmware_changed.load(Ordering::Acquire))
+    }
+
     /// What of ours lies at `ipa`, where no memory does.
     pub fn hit(&self, hypervisor: &Hypervisor<H>, ipa: Ipa) -> Hit {
         let irqchip = self.irqchip.lock();
@@ -396,6 +413,7 @@ impl<H: Host> Vm<H> {
     /// Chooses the version of PSCI.
     pub fn set_psci_version(&self, version: Version) {
         self.firmware.lock().version = version;
+        self.firmware_changed.fetch_add(1, Ordering::Release);
     }
 
     /// CNTVOFF.

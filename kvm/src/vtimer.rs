@@ -5,38 +5,21 @@
 //! host as long as the vCPU is loaded. What is needed here is to tell, while it is not loaded, whether its output is
 //! asserted (the input of the vCPU's PPI 27 in the vGIC) and at which count of the host it will be, to wake the vCPU from WFI.
 //!
-//! The *physical* timer is the host's, so the guest's accesses to it trap (CNTHCTL.PL1PCEN clear) and [`PhysicalTimer`]
-//! answers them; the host's own timers stand in for its comparator. The physical counter itself is the host's for all.
+//! The *physical* timer is the host's, so the guest's accesses to it trap (CNTHCTL.PL1PCEN clear) and
+//! [`PhysicalTimer`](arch::timer::PhysicalTimer) answers them; the host's own timers stand in for its comparator. The physical
+//! counter itself is the host's for all.
 //!
-//! A comparator's condition is met while the count, as an unsigned number, is at or past the compare value; the output is
-//! asserted while it is met, ENABLE is set and IMASK is not (ARM DDI 0406C.d, B8.1.5). Counts are 64 bits wide; the offset
-//! subtraction wraps, the comparison does not, so a compare value close to 2^64 is never reached, whatever the offset.
+//! The offset's subtraction wraps, the comparison does not: [`arch::timer`] says when a comparator's output is asserted.
 //!
 //! Source: ARM DDI 0406C.d, B8.1.
 
+use arch::timer::{output, read_control, until_output};
 use hyp_abi::context::Timer;
 
 /// The PPI that the virtual timer drives, unless the VM says otherwise.
 pub const VIRTUAL_PPI: u32 = 27;
 /// The PPI that the physical timer drives, unless the VM says otherwise.
 pub const PHYSICAL_PPI: u32 = 30;
-
-/// CTL.ENABLE: the comparator works (B4.1).
-pub const CTL_ENABLE: u32 = 1 << 0;
-/// CTL.IMASK: the output is held down.
-pub const CTL_IMASK: u32 = 1 << 1;
-/// CTL.ISTATUS: the condition is met. Read only.
-pub const CTL_ISTATUS: u32 = 1 << 2;
-
-/// A comparator's output at this count.
-fn output(ctl: u32, cval: u64, count: u64) -> bool {
-    ctl & (CTL_ENABLE | CTL_IMASK) == CTL_ENABLE && count >= cval
-}
-
-/// How many counts from `count` on the output will be asserted; zero where it is. `None`: never, as things stand.
-fn until_output(ctl: u32, cval: u64, count: u64) -> Option<u64> {
-    (ctl & (CTL_ENABLE | CTL_IMASK) == CTL_ENABLE).then(|| cval.saturating_sub(count))
-}
 
 /// The virtual timer's count when the host's is `now`.
 pub fn virtual_count(timer: &Timer, now: u64) -> u64 {
@@ -62,59 +45,6 @@ pub fn deadline(timer: &Timer, now: u64) -> Option<u64> {
 /// CNTV_CTL as the guest or a debugger reads it: with ISTATUS of now.
 pub fn control(timer: &Timer, now: u64) -> u32 {
     read_control(timer.ctl, timer.cval, virtual_count(timer, now))
-}
-
-/// ISTATUS is UNKNOWN while ENABLE is clear; it tells the condition then too, as KVM's does.
-fn read_control(ctl: u32, cval: u64, count: u64) -> u32 {
-    ctl & (CTL_ENABLE | CTL_IMASK) | if count >= cval { CTL_ISTATUS } else { 0 }
-}
-
-/// A register of the physical timer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Register {
-    /// CNTP_CTL, 32 bits.
-    Control,
-    /// CNTP_TVAL, 32 bits: how far the compare value is ahead, as a signed number.
-    TimerValue,
-    /// CNTP_CVAL, 64 bits.
-    CompareValue,
-}
-
-/// The emulated physical timer of a vCPU.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct PhysicalTimer {
-    ctl: u32,
-    cval: u64,
-}
-
-impl PhysicalTimer {
-    /// What the guest reads when the count is `now`. Registers of 32 bits leave the upper half zero.
-    pub fn read(&self, register: Register, now: u64) -> u64 {
-        match register {
-            Register::Control => read_control(self.ctl, self.cval, now).into(),
-            Register::TimerValue => u64::from(self.cval.wrapping_sub(now) as u32),
-            Register::CompareValue => self.cval,
-        }
-    }
-
-    /// What the guest writes when the count is `now`. Registers of 32 bits take the lower half.
-    pub fn write(&mut self, register: Register, value: u64, now: u64) {
-        match register {
-            Register::Control => self.ctl = value as u32 & (CTL_ENABLE | CTL_IMASK),
-            Register::TimerValue => self.cval = now.wrapping_add_signed((value as i32).into()),
-            Register::CompareValue => self.cval = value,
-        }
-    }
-
-    /// Whether the output, the input of the vCPU's PPI 30, is asserted when the count is `now`.
-    pub fn asserted(&self, now: u64) -> bool {
-        output(self.ctl, self.cval, now)
-    }
-
-    /// The count at which the output will be asserted; `now` where it is already. `None`: never, unless registers change.
-    pub fn deadline(&self, now: u64) -> Option<u64> {
-        now.checked_add(until_output(self.ctl, self.cval, now)?)
-    }
 }
 
 #[cfg(test)]
@@ -151,32 +81,6 @@ mod tests {
         assert_eq!((virtual_count(&timer, 1_000), virtual_count(&timer, 1_010)), (7, 17));
         let ahead = Timer { cntvoff: offset_for(5_000, 1_000), ..timer };
         assert_eq!(virtual_count(&ahead, 1_001), 5_001);
-    }
-
-    #[test]
-    fn timer_value_is_a_signed_distance() {
-        let mut timer = PhysicalTimer::default();
-        timer.write(Register::TimerValue, 50, 1_000);
-        assert_eq!(timer.read(Register::CompareValue, 0), 1_050);
-        assert_eq!(timer.read(Register::TimerValue, 1_020), 30);
-        assert_eq!(timer.read(Register::TimerValue, 1_060), u64::from(-10_i32 as u32));
-        timer.write(Register::TimerValue, u64::from(-1_i32 as u32), 1_000);
-        assert_eq!(timer.read(Register::CompareValue, 0), 999);
-        timer.write(Register::TimerValue, 0xffff_ffff_7fff_ffff, 0);
-        assert_eq!(timer.read(Register::CompareValue, 0), 0x7fff_ffff, "the upper half is not the register's");
-    }
-
-    #[test]
-    fn control_keeps_two_bits_and_tells_a_third() {
-        let mut timer = PhysicalTimer::default();
-        timer.write(Register::CompareValue, 1 << 40, 0);
-        timer.write(Register::Control, 0xffff_fffd, 0);
-        assert_eq!(timer.read(Register::Control, 0), 1);
-        assert_eq!(timer.read(Register::Control, 1 << 40), 5);
-        assert!(timer.asserted(1 << 40) && !timer.asserted((1 << 40) - 1));
-        timer.write(Register::Control, 3, 0);
-        assert_eq!(timer.read(Register::Control, 1 << 40), 7, "masked, yet the status shows");
-        assert!(!timer.asserted(1 << 40));
     }
 
     proptest! {

@@ -46,14 +46,14 @@ void ws_irq_restore(u32 flags)
 	local_irq_restore(saved);
 }
 
-void ws_irq_disable(void)
+/* IRQs and FIQs; ws_irq_restore() puts back both. */
+u32 ws_mask_all(void)
 {
-	local_irq_disable();
-}
+	unsigned long flags;
 
-void ws_irq_enable(void)
-{
-	local_irq_enable();
+	local_irq_save(flags);
+	local_fiq_disable();
+	return flags;
 }
 
 /* Whether the thread is wanted elsewhere: a signal, or another thread's turn. */

@@ -148,6 +148,22 @@ module_param_cb(provoke_hyp_panic, &provoke_operations, NULL, 0200);
 MODULE_PARM_DESC(provoke_hyp_panic,
 		 "makes Hyp mode fail at the next entry into a guest, whose vCPU dies (1 undefined instruction, 2 HVC, 3 prefetch abort, 4 data abort, 5 stack overflow)");
 
+static bool hyp_answers = true;
+
+static int set_hyp_answers(const char *text, const struct kernel_param *parameter)
+{
+	int error = param_set_bool(text, parameter);
+
+	if (!error)
+		ws_rust_hyp_answers(hyp_answers);
+	return error;
+}
+
+static const struct kernel_param_ops hyp_answers_operations = { .set = set_hyp_answers, .get = param_get_bool };
+
+module_param_cb(hyp_answers, &hyp_answers_operations, &hyp_answers, 0644);
+MODULE_PARM_DESC(hyp_answers, "Hyp mode itself answers what needs nothing of the host (default Y); N is for tests");
+
 static int __init worldswitch_init(void)
 {
 	return ws_rust_init();

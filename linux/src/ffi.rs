@@ -50,8 +50,7 @@ unsafe extern "C" {
     pub safe fn ws_online_cpus() -> u32;
     pub fn ws_irq_save() -> u32;
     pub fn ws_irq_restore(flags: u32);
-    pub fn ws_irq_disable();
-    pub fn ws_irq_enable();
+    pub fn ws_mask_all() -> u32;
     pub safe fn ws_must_stop() -> u32;
     pub safe fn ws_signal_pending() -> u32;
     pub safe fn ws_yield();

@@ -16,7 +16,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use hyp_abi::image::{Call, Provocation};
-use kvm::host::{Host, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use kvm::host::{Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::vgic::CpuInterface;
 
 /// The kernel that this module is loaded into.
@@ -28,6 +28,15 @@ static COUNTER_RATE: AtomicU32 = AtomicU32::new(0);
 
 /// What the next entry into a guest is to do instead: zero, or a number of [`hyp_abi::image::Provocation`].
 static PROVOCATION: AtomicU32 = AtomicU32::new(0);
+
+/// The parameter `hyp_answers`.
+static HYP_ANSWERS: AtomicU32 = AtomicU32::new(1);
+
+/// The parameter `hyp_answers` was set, at load or later.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_hyp_answers(on: u32) {
+    HYP_ANSWERS.store(on, Ordering::Relaxed);
+}
 
 /// root wrote to the parameter `provoke_hyp_panic`.
 #[unsafe(no_mangle)]
@@ -250,6 +259,15 @@ impl Host for Kernel {
         }
     }
 
+    fn hyp_may_answer(&self) -> bool {
+        HYP_ANSWERS.load(Ordering::Relaxed) != 0
+    }
+
+    fn leave_guest(&self, _: &mut ContextPage) {
+        // Hyp mode remembers whose state it holds. It cannot have been given back since: that takes interrupts.
+        hyp_mode::call(Call::LeaveGuest, 0, 0, 0);
+    }
+
     fn flush_vmid(&self, vttbr: u64) {
         hyp_mode::flush(Call::FlushVmid, vttbr);
     }
@@ -267,14 +285,14 @@ impl Host for Kernel {
         follow_up_tlb_flush();
     }
 
-    fn interrupts_off(&self) {
+    fn interrupts_off(&self) -> Masks {
         // SAFETY: `interrupts_on` follows on this thread.
-        unsafe { ffi::ws_irq_disable() };
+        Masks(unsafe { ffi::ws_mask_all() })
     }
 
-    fn interrupts_on(&self) {
-        // SAFETY: after `interrupts_off`, which a thread with interrupts on called.
-        unsafe { ffi::ws_irq_enable() };
+    fn interrupts_on(&self, before: Masks) {
+        // SAFETY: what `interrupts_off` returned on this thread, on this CPU.
+        unsafe { ffi::ws_irq_restore(before.0) };
     }
 
     fn must_stop(&self) -> bool {

@@ -173,6 +173,7 @@ impl VcpuObject {
         }
         reset::reset(&mut state.registers(), id, place);
         state.psci_0_2 = request.has(KVM_ARM_VCPU_PSCI_0_2);
+        state.answers_as_of = None;
         state.pending = None;
         state.lost = false;
         let vcpu = self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?;

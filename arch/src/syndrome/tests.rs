@@ -184,7 +184,35 @@ fn decoding_is_total_for_every_word() {
     }
 }
 
+#[test]
+fn questions_are_the_syndromes_of_reads() {
+    let always = Condition::ALWAYS;
+    let access = RegisterAccess { op: reg::ACTLR, rt: Rt::new(0), write: false, condition: always };
+    assert_eq!(Trap::from_hsr(Trap::reads(reg::ACTLR)), Some(Trap::Cp15(access)));
+    let access = WideRegisterAccess { op: wide::CNTP_CVAL, rt: rt(0), rt2: rt(0), write: false, condition: always };
+    assert_eq!(Trap::from_hsr(Trap::reads_wide(wide::CNTP_CVAL)), Some(Trap::Cp15Wide(access)));
+}
+
 proptest! {
+    /// The quick looks at an abort's syndrome say what the decoded one says.
+    #[test]
+    fn quick_looks_agree_with_decoding(class in prop::sample::select(&CLASSES[..]), rest in 0u32..1 << 26) {
+        let word = hsr(class, rest);
+        let (is_device, tells_ipa) = match Trap::from_hsr(word) {
+            Some(Trap::DataAbort(abort)) => (
+                abort.access.is_some() && !abort.external && matches!(abort.fault, FaultStatus::Translation(_)),
+                Some(hpfar_is_valid(abort.fault, abort.stage1_walk)),
+            ),
+            Some(Trap::PrefetchAbort(abort)) => (false, Some(hpfar_is_valid(abort.fault, abort.stage1_walk))),
+            _ => (false, None),
+        };
+        // Whoever asks decodes as well: what is looked at too hard is only slower.
+        prop_assert!(is_device_access(word) || !is_device || word & CM != 0);
+        prop_assert!(!is_device_access(word) || word >> 26 == 0x24 && word & (CM | S1PTW | EA) == 0);
+        let level_zero = word & 0b11 == 0;
+        prop_assert!(level_zero || tells_ipa.is_none_or(|tells| tells == abort_tells_ipa(word)));
+    }
+
     #[test]
     fn ipas_keep_page_and_offset(raw in 0u64..1 << 40, far: u32) {
         let ipa = fault_ipa(hpfar(Ipa::new(raw)), far);

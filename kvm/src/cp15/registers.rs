@@ -8,8 +8,8 @@
 //! KVM/ARM showed to its clients.
 
 use super::{Name, Registers};
-use crate::vtimer;
 use arch::cp15::{Cp15, reg, wide};
+use arch::timer;
 
 /// The pattern for 32-bit registers whose reset value is UNKNOWN.
 pub const UNKNOWN: u32 = 0xdeca_fbad;
@@ -58,7 +58,7 @@ pub enum Access {
     /// Cache maintenance by set/way.
     SetWay,
     /// The emulated physical timer. User mode reaches it if CNTKCTL.PL0PTEN is set.
-    PhysicalTimer(vtimer::Register),
+    PhysicalTimer(timer::Register),
 }
 
 /// A register.
@@ -132,7 +132,7 @@ const fn not_kept(name: Cp15, access: Access) -> Row {
     Row { name: Name::Word(name), access, kept: None }
 }
 
-const fn physical_timer(name: Name, register: vtimer::Register) -> Row {
+const fn physical_timer(name: Name, register: timer::Register) -> Row {
     Row { name, access: Access::PhysicalTimer(register), kept: None }
 }
 
@@ -151,7 +151,7 @@ pub static TABLE: [Row; 55] = [
     kept!(Name::Word(reg::MPIDR), Access::Direct, context.control.mpidr as u32, Reset::Mpidr),
     direct!(CSSELR, csselr, UNKNOWN),
     memory!(SCTLR, sctlr, 0x00c5_0078),
-    kept!(Name::Word(reg::ACTLR), Access::WriteIgnored, emulated.actlr as u32, Reset::Actlr),
+    kept!(Name::Word(reg::ACTLR), Access::WriteIgnored, context.answers.actlr.value as u32, Reset::Actlr),
     direct!(CPACR, cpacr, 0),
     kept!(Name::Wide(wide::TTBR0), Access::VirtualMemory, context.cp15.ttbr0 as u64, Reset::Value(UNKNOWN_WIDE)),
     low_word!(TTBR0, ttbr0),
@@ -169,7 +169,7 @@ pub static TABLE: [Row; 55] = [
     not_kept(reg::DCISW, Access::SetWay),
     not_kept(reg::DCCSW, Access::SetWay),
     not_kept(reg::DCCISW, Access::SetWay),
-    kept!(Name::Word(reg::L2CTLR), Access::WriteIgnored, emulated.l2ctlr as u32, Reset::L2ctlr),
+    kept!(Name::Word(reg::L2CTLR), Access::WriteIgnored, context.answers.l2ctlr.value as u32, Reset::L2ctlr),
     not_kept(reg::L2ECTLR, Access::Zero),
     // A performance monitor without counters: PMCR.N reads as 0. ID_DFR0, which is the host's, announces one.
     not_kept(reg::PMCR, Access::Zero),
@@ -198,10 +198,10 @@ pub static TABLE: [Row; 55] = [
     direct!(TPIDRURW, tpidrurw, UNKNOWN),
     direct!(TPIDRURO, tpidruro, UNKNOWN),
     direct!(TPIDRPRW, tpidrprw, UNKNOWN),
-    physical_timer(Name::Wide(wide::CNTP_CVAL), vtimer::Register::CompareValue),
+    physical_timer(Name::Wide(wide::CNTP_CVAL), timer::Register::CompareValue),
     direct!(CNTKCTL, cntkctl, 0),
-    physical_timer(Name::Word(reg::CNTP_TVAL), vtimer::Register::TimerValue),
-    physical_timer(Name::Word(reg::CNTP_CTL), vtimer::Register::Control),
+    physical_timer(Name::Word(reg::CNTP_TVAL), timer::Register::TimerValue),
+    physical_timer(Name::Word(reg::CNTP_CTL), timer::Register::Control),
     not_kept(DIAGNOSTIC, Access::ZeroOnA12AndA17),
     not_kept(INTERNAL_FEATURE, Access::ZeroOnA12AndA17),
     // The private peripherals lie where the device tree says.

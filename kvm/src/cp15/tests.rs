@@ -21,17 +21,12 @@ const NOW: u64 = 1_000;
 
 struct Vcpu {
     context: VcpuContext,
-    emulated: EmulatedRegisters,
-    physical_timer: PhysicalTimer,
+    orig_r0: u32,
 }
 
 impl Vcpu {
     fn new(mode: Mode) -> Self {
-        let mut vcpu = Self {
-            context: VcpuContext::default(),
-            emulated: EmulatedRegisters::default(),
-            physical_timer: PhysicalTimer::default(),
-        };
+        let mut vcpu = Self { context: VcpuContext::default(), orig_r0: 0 };
         let id =
             IdRegisters { midr: 0x412f_c0f0, mpidr: 0x8000_0000, l2ctlr: 0x0080_0000, actlr: 1, ..Default::default() };
         vcpu.reset(&id, reset::Place { vcpu: 0, vcpus: 2 });
@@ -41,8 +36,8 @@ impl Vcpu {
     }
 
     fn registers(&mut self) -> Registers<'_> {
-        let Self { context, emulated, physical_timer } = self;
-        Registers { context, emulated, physical_timer }
+        let Self { context, orig_r0 } = self;
+        Registers { context, orig_r0 }
     }
 
     fn reset(&mut self, id: &IdRegisters, place: reset::Place) {
@@ -265,7 +260,7 @@ fn the_physical_timer_is_reached() {
     assert_eq!(vcpu.write(word(reg::CNTP_CTL), 1), Outcome::PhysicalTimerWritten);
     vcpu.context.r[5] = 0;
     assert_eq!(vcpu.read(word(reg::CNTP_CTL)), (Outcome::Emulated, 1));
-    assert_eq!(vcpu.physical_timer.deadline(NOW), Some(0x7_0000_0000));
+    assert_eq!(vcpu.context.physical_timer.deadline(NOW), Some(0x7_0000_0000));
 }
 
 #[test]
@@ -301,7 +296,7 @@ fn a_cluster_has_four_cores() {
         let mut state = Vcpu::new(Mode::Svc);
         let id = IdRegisters { mpidr: 0x8000_0f02, l2ctlr: 0x0380_0000, actlr: 0x41, ..Default::default() };
         state.reset(&id, reset::Place { vcpu, vcpus });
-        (state.context.control.mpidr, state.emulated.l2ctlr, state.emulated.actlr)
+        (state.context.control.mpidr, state.context.answers.l2ctlr.value, state.context.answers.actlr.value)
     };
     assert_eq!(seen(0, 1), (0x8000_0000, 0x0080_0000, 0x01));
     assert_eq!(seen(1, 2), (0x8000_0001, 0x0180_0000, 0x41));

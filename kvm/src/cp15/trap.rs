@@ -184,11 +184,11 @@ fn carry_out(registers: &mut Registers<'_>, transfer: &Transfer, now: impl FnOnc
         (Access::SetWay, true) => return Some(set_way(registers.context)),
         (Access::PhysicalTimer(register), true) => {
             let value = operand.load(registers.context);
-            registers.physical_timer.write(register, value, now());
+            registers.context.physical_timer.write(register, value, now());
             return Some(Outcome::PhysicalTimerWritten);
         }
         (Access::PhysicalTimer(register), false) => {
-            let value = registers.physical_timer.read(register, now());
+            let value = registers.context.physical_timer.read(register, now());
             operand.store(registers.context, value);
         }
         (Access::Direct, _)

@@ -2,10 +2,9 @@
 //! What a client of KVM/ARM saw, and what it could not do.
 
 use super::*;
-use crate::cp15::{EmulatedRegisters, VfpIds};
+use crate::cp15::VfpIds;
 use crate::psci::{BranchHardening, StoreBypass};
 use crate::reset;
-use crate::vtimer::PhysicalTimer;
 use arch::hyp_registers::Hcr;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -53,8 +52,7 @@ const FIRMWARE: Firmware = Firmware {
 
 struct Vcpu {
     context: VcpuContext,
-    emulated: EmulatedRegisters,
-    physical_timer: PhysicalTimer,
+    orig_r0: u32,
     id: IdRegisters,
     firmware: Firmware,
     psci_0_2: bool,
@@ -63,22 +61,15 @@ struct Vcpu {
 
 impl Vcpu {
     fn new(id: IdRegisters) -> Self {
-        let mut vcpu = Self {
-            context: VcpuContext::default(),
-            emulated: EmulatedRegisters::default(),
-            physical_timer: PhysicalTimer::default(),
-            id,
-            firmware: FIRMWARE,
-            psci_0_2: true,
-            now: 0x85f46,
-        };
+        let mut vcpu =
+            Self { context: VcpuContext::default(), orig_r0: 0, id, firmware: FIRMWARE, psci_0_2: true, now: 0x85f46 };
         reset::reset(&mut vcpu.registers(), &id, reset::Place { vcpu: 0, vcpus: 1 });
         vcpu
     }
 
     fn registers(&mut self) -> Registers<'_> {
-        let Self { context, emulated, physical_timer, .. } = self;
-        Registers { context, emulated, physical_timer }
+        let Self { context, orig_r0, .. } = self;
+        Registers { context, orig_r0 }
     }
 
     fn get(&mut self, id: u64) -> Result<u64, Error> {

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Exits that are answered with interrupts off, and where Hyp mode itself answers.
+//!
+//! After [`ExitCode::ShortTrap`](hyp_abi::context::ExitCode::ShortTrap) the guest's interrupts, timers and a part of its registers
+//! are still in the hardware. What can be answered from the rest, without sleep, timers or other CPUs, is answered here, and the
+//! guest goes on: nothing is stored, nothing is loaded again. Whatever else the run loop looks at before it enters a
+//! guest need not be looked at: what changes meanwhile announces itself by an interrupt, which waits at the CPU.
+//!
+//! The guest is in Supervisor mode. Of its context the registers of that mode, of Abort and Undefined mode, and CP15 up to TTBCR are
+//! valid; the banks of other modes, the virtual timer, and CNTKCTL are not.
+
+use super::{Run, fill_interface};
+use crate::cp15::trap;
+use crate::guest_registers;
+use crate::host::Host;
+use crate::mmio::{self, Decoded};
+use crate::psci;
+use crate::vgic::{Interrupt, Kicks, Vgic};
+use arch::condition::InstructionLength;
+use arch::gic::gich;
+use arch::syndrome::{self, DataAbort, Trap};
+use hyp_abi::context::{Answer, NO_PAGE};
+use uapi::psci as id;
+
+impl<H: Host> Run<'_, H> {
+    /// Writes into the context what Hyp mode may answer, and what is a short exit. Interrupts are off.
+    pub(super) fn prepare_answers(&mut self) {
+        let generation = self.vm.generation();
+        if self.state.answers_as_of != Some(generation) {
+            self.state.answers_as_of = Some(generation);
+            self.write_answers();
+        }
+        self.state.context.control.answers = self.hypervisor.host.hyp_may_answer().into();
+    }
+
+    #[cold]
+    fn write_answers(&mut self) {
+        let firmware = self.firmware();
+        let control = &mut self.state.context.control;
+        control.distributor = self.vm.distributor().map_or(NO_PAGE, syndrome::hpfar);
+        let questions = [id::SMCCC_ARCH_WORKAROUND_1, id::PSCI_VERSION, id::SMCCC_VERSION, id::MIGRATE_INFO_TYPE];
+        self.state.context.answers.calls =
+            questions.map(|question| Answer { question, value: psci::constant_answer(question, &firmware) });
+    }
+
+    /// Answers the trap, if it is one of those that can be. False: nothing was done. Interrupts are off.
+    pub(super) fn answer_at_once(&mut self) -> bool {
+        let context = &mut *self.state.context;
+        let hsr = context.exit.hsr;
+        let length = InstructionLength::from_hsr(hsr);
+        match Trap::from_hsr(hsr) {
+            Some(trap) if !trap.condition().holds(guest_registers::cpsr(context)) => {
+                guest_registers::skip_instruction(context, length);
+                true
+            }
+            Some(Trap::DataAbort(abort)) => self.distributor_at_once(&abort, length),
+            Some(Trap::Hvc { .. }) => self.hypercall_at_once(),
+            // A read changes nothing but the guest's register; a write may want caches flushed or timers set.
+            Some(Trap::Cp15(access)) if !access.write => {
+                let host = &self.hypervisor.host;
+                let _ = trap::cp15(&mut self.state.registers(), &access, length, || host.counter());
+                true
+            }
+            Some(Trap::Cp15Wide(access)) if !access.write => {
+                let host = &self.hypervisor.host;
+                let _ = trap::cp15_wide(&mut self.state.registers(), &access, length, || host.counter());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn hypercall_at_once(&mut self) -> bool {
+        let [function, ..] = self.state.context.r;
+        if !psci::only_asks(function) {
+            return false;
+        }
+        let firmware = self.firmware();
+        psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered
+    }
+
+    /// An access to the distributor. If nothing of this vCPU is in list registers, all is known without asking the hardware;
+    /// otherwise what it has is taken in first and given out again.
+    fn distributor_at_once(&mut self, abort: &DataAbort, length: InstructionLength) -> bool {
+        let context = &mut *self.state.context;
+        let ipa = syndrome::fault_ipa(context.exit.hpfar, context.exit.far);
+        let offset = ipa.page_offset() as u32;
+        let page_is_known = self.state.answers_as_of == Some(self.vm.generation());
+        // While the virtual timer's line counts as high the timer itself has to be looked at.
+        let timer_is_quiet = !self.state.timer_lines[0];
+        if !page_is_known || !timer_is_quiet || Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
+            return false;
+        }
+        let Decoded::Access(access) = mmio::decode(context, abort, ipa, length) else { return false };
+        let (number, len) = (self.number, access.size.bytes());
+        let host = &self.hypervisor.host;
+        let interface = &mut self.state.cpu_interface;
+        let in_use = interface.used != 0 || interface.apr != 0 || interface.hcr & !gich::HCR_EN != 0;
+        if in_use {
+            host.store_cpu_interface(interface);
+        }
+        let done = self.vm.with_vgic(|vgic| {
+            let mut kicks = if in_use { vgic.exit(number, interface).kicks } else { Kicks::NONE };
+            let value = match access.written_value() {
+                Some(value) => {
+                    kicks |= vgic.dist_write(number, offset, len, value);
+                    0
+                }
+                None => vgic.dist_read(number, offset, len),
+            };
+            let reload = in_use || kicks.contains(number);
+            if reload && !in_use {
+                // The guest may have changed its priority mask meanwhile.
+                host.store_cpu_interface(interface);
+            }
+            (value, kicks, reload.then(|| fill_interface(vgic, number, interface)))
+        });
+        let Some((value, kicks, in_flight)) = done else { return false };
+        if in_flight.is_some() {
+            self.load_interface(in_flight);
+        }
+        access.finish_with_value(&mut self.state.context, value);
+        self.vm.kick(kicks.without(number));
+        true
+    }
+}
