@@ -13,6 +13,7 @@
 #![no_std]
 #![cfg(target_arch = "arm")]
 
+pub mod bench;
 pub mod exceptions;
 pub mod gic;
 pub mod mmio;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::bench;
 use crate::board::Board;
 use crate::build::{self, Products};
 use crate::console;
@@ -148,10 +149,16 @@ impl Host {
         self.guest_append = append.to_owned();
     }
 
-    /// The names of the bare-metal guests in `/guests`.
+    /// The names of the bare-metal guests in `/guests` that are tests.
     pub fn bare_guests(&self) -> impl Iterator<Item = &str> {
         let guests = self.products.iter().flat_map(|products| &products.guests);
-        guests.map(|(name, _)| &**name)
+        guests.map(|(name, _)| &**name).filter(|name| !name.starts_with(bench::GUESTS))
+    }
+
+    /// The version of its QEMU.
+    pub fn qemu_version(&self) -> Result<String> {
+        let (major, minor) = self.qemu.version()?;
+        Ok(format!("{major}.{minor}"))
     }
 
     /// The tty of the second port, in the host.
@@ -196,7 +203,11 @@ impl Host {
     /// Writes the host's root file system.
     fn initramfs(&self, tokens: &Tokens, task: Task) -> Result<PathBuf> {
         let board = self.options.board.describe();
-        let (rows, columns) = terminal_size();
+        // A script has no terminal, and should find the same host wherever it is started.
+        let (rows, columns) = match task {
+            Task::Script(_) => (String::new(), String::new()),
+            Task::Shell | Task::OnTerminal(_) => terminal_size(),
+        };
         let mut image = Initramfs::new(
             &self.busybox,
             &[

@@ -3,6 +3,7 @@
 //!
 //! Standard output carries what a command was asked for (the output of `--exec`, test results), standard error everything else.
 
+mod bench;
 mod board;
 mod build;
 mod child;
@@ -45,6 +46,8 @@ enum Task {
     Host(host::HostCommand),
     /// Runs every test: N passed, N failed
     Test(test::TestCommand),
+    /// Measures what each operation of a virtual machine costs, in instructions
+    Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn perform(task: &Task) -> anyhow::Result<u8> {
         Task::Run(command) => run::run(&layout, command),
         Task::Host(command) => host::run(&layout, command),
         Task::Test(command) => test::run(&layout, command),
+        Task::Bench(command) => bench::run(&layout, command),
     }
 }
 

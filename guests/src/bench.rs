@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Benchmarks: loops timed by the virtual counter, and the lines that `cargo xtask bench` reads.
+//!
+//! A loop runs at two lengths, several times each, and every time that it took is printed; whoever reads them takes the shortest of
+//! each length and divides the difference by the difference of the lengths, so that what a loop costs once does not count. Nothing is
+//! printed before everything is measured: the console is a device of the process, and its threads would still be at work.
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `clock HERTZ` | the counter's frequency |
+//! | `loop KEY COUNT` | how many instructions of the guest's own one turn of the loop has |
+//! | `sample KEY LENGTH TICKS OWN` | the loop, that often, took so long; OWN instructions of the guest's in it are not to be counted |
+//! | `failed KEY` | the loop did not do what it is to measure |
+//! | `end` | nothing is missing |
+
+use crate::{println, psci, sysreg};
+
+/// How often each length runs.
+pub const TIMES: usize = 8;
+
+/// How one run went.
+#[derive(Clone, Copy, Default)]
+pub struct Went {
+    /// Instructions of the guest's own that are not to be counted.
+    pub own: u32,
+    /// How often the loop did not see what it is to see.
+    pub misses: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    key: &'static str,
+    length: u32,
+    ticks: u32,
+    went: Went,
+}
+
+/// The samples of one benchmark program, at most `SAMPLES` of them.
+pub struct Bench<const SAMPLES: usize> {
+    samples: [Sample; SAMPLES],
+    count: usize,
+}
+
+impl<const SAMPLES: usize> Bench<SAMPLES> {
+    /// One without samples.
+    #[expect(clippy::new_without_default, reason = "a program has one, and makes it once")]
+    pub fn new() -> Self {
+        let nothing = Sample { key: "", length: 0, ticks: 0, went: Went::default() };
+        Self { samples: [nothing; SAMPLES], count: 0 }
+    }
+
+    /// Times `run` at the lengths `length` and `2 * length`, after one run that warms up. `own` is how many instructions one
+    /// turn of the loop has.
+    pub fn measure(&mut self, key: &'static str, own: u32, length: u32, mut run: impl FnMut(u32) -> Went) {
+        println!("loop {key} {own}");
+        run(length);
+        for _ in 0..TIMES {
+            self.once(key, length, || run(length));
+            self.once(key, 2 * length, || run(2 * length));
+        }
+    }
+
+    /// Times `run` once.
+    pub fn once(&mut self, key: &'static str, length: u32, run: impl FnOnce() -> Went) {
+        let start = sysreg::cntvct();
+        let went = run();
+        let ticks = (sysreg::cntvct() - start) as u32;
+        if let Some(sample) = self.samples.get_mut(self.count) {
+            *sample = Sample { key, length, ticks, went };
+        }
+        self.count += 1;
+    }
+
+    /// Prints all, and ends the machine.
+    pub fn end(&self) -> ! {
+        println!("clock {}", sysreg::cntfrq::read());
+        for Sample { key, length, ticks, went } in &self.samples[..self.count.min(SAMPLES)] {
+            println!("sample {key} {length} {ticks} {}", went.own);
+            if went.misses > 0 {
+                println!("failed {key}");
+            }
+        }
+        // Without this line the reader knows that samples are missing.
+        if self.count <= SAMPLES {
+            println!("end");
+        }
+        psci::system_off()
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `cargo xtask bench`: what each operation of a virtual machine costs, in instructions.
+//!
+//! A host of one CPU boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one nanosecond of virtual time, and
+//! while nothing runs the clock jumps to the next timer. With the clock's start and all random numbers fixed too, a run repeats itself to
+//! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes on
+//! while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is the
+//! table, [`report`] shows it and compares it with the baseline.
+
+mod report;
+mod rows;
+mod samples;
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::board::Board;
+use crate::host::{self, Host, HostOptions, Task, Tokens};
+use crate::layout::Layout;
+use crate::setup::kernel::Choice;
+use report::{Measured, Report};
+use rows::{ROWS, RUNS, Runs};
+use samples::Samples;
+
+/// Names of guests that are benchmarks begin so; the others are tests.
+pub const GUESTS: &str = "bench_";
+
+/// `cargo xtask bench`.
+#[derive(Args, Debug)]
+pub struct BenchCommand {
+    /// Makes what this run measures the baseline (xtask/bench-baseline.json)
+    #[arg(long)]
+    pub accept: bool,
+    /// Debian's kernel for the host
+    #[arg(long, value_name = "SUITE[/FLAVOUR]", default_value_t)]
+    pub kernel: Choice,
+}
+
+/// QEMU's arguments that make a run repeat itself.
+const REPEATABLE: [&str; 6] = ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
+
+/// What the host does. Before each guest it says the run's name.
+const SCRIPT: &str = "\
+shortcuts=/sys/module/worldswitch/parameters/hyp_answers
+huge=/sys/kernel/mm/transparent_hugepage/enabled
+measure() {
+    echo \"run $1\"
+    wsvm run --kernel /guests/$2.bin --mem 256M </dev/null || exit 1
+}
+if [ -e $shortcuts ]; then
+    measure shortcuts bench_operations
+    echo 0 >$shortcuts
+fi
+measure kernel bench_operations
+[ ! -e $shortcuts ] || echo 1 >$shortcuts
+[ ! -e $huge ] || echo never >$huge
+measure small-pages bench_memory
+[ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory; }
+";
+
+/// Measures, prints the table and writes the JSON.
+pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
+    let options = HostOptions {
+        with: Vec::new(),
+        kernel: command.kernel.clone(),
+        board: Board::Virt,
+        cpu: None,
+        smp: Some(1),
+        mem: "1G".to_owned(),
+        append: String::new(),
+        qemu_arg: REPEATABLE.map(str::to_owned).to_vec(),
+        qemu: None,
+        timeout: 900,
+    };
+    let host = Host::prepare(layout, &options, true)?;
+    crate::progress("measuring (half a minute)");
+    let runs = parse(&execute(layout, &host, SCRIPT)?)?;
+    let mut report = Report {
+        kernel: command.kernel.to_string(),
+        release: host.kernel.release.clone(),
+        qemu: host.qemu_version()?,
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    for row in ROWS {
+        match row.figure(&runs)? {
+            Some((figure, guest)) => report.rows.push(Measured {
+                id: row.id,
+                operation: row.operation,
+                instructions: figure.round() as i64,
+                guest,
+                original: row.original,
+                target: row.target,
+                change: None,
+            }),
+            None => {
+                report.notes.push(format!("{}: not measured, this host does not have what it needs", row.operation))
+            }
+        }
+    }
+    let path = layout.root.join("xtask/bench-baseline.json");
+    let mut baselines = report::read_baselines(&path)?;
+    if let Some(baseline) = baselines.get(&report.kernel) {
+        report.compare(baseline);
+    }
+    let json = layout.state("bench.json");
+    report::write_json(&json, &report)?;
+    print!("{}", report.table());
+    crate::progress(&format!("as JSON: {}", json.display()));
+    if command.accept {
+        baselines.insert(report.kernel.clone(), report.baseline());
+        report::write_json(&path, &baselines)?;
+        crate::progress(&format!("this is the baseline now: {}", path.display()));
+    }
+    Ok(0)
+}
+
+/// Runs `script` in the host and returns what it printed.
+fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
+    let output = Gathered::default();
+    // The same in each run: they are part of what the host does.
+    let tokens = Tokens { host: "host".to_owned(), guest: "guest".to_owned() };
+    let channel = Box::new(output.clone());
+    let ended =
+        host.boot(layout, "bench", &tokens, Task::Script(script), channel, &mut |_| ControlFlow::Continue(()))?;
+    let text = output.text();
+    match host::status(&ended)? {
+        0 => Ok(text),
+        status => bail!("the host's script ended with status {status}:\n{text}"),
+    }
+}
+
+/// Cuts what the host printed into runs.
+fn parse(text: &str) -> Result<Runs> {
+    let mut runs = Runs::new();
+    for part in text.split("run ").skip(1) {
+        let (name, output) = part.split_once('\n').unwrap_or((part, ""));
+        let run = RUNS.iter().find(|(known, _)| *known == name.trim());
+        let (_, run) = run.with_context(|| format!("the host says that it ran '{}'", name.trim()))?;
+        runs.insert(*run, Samples::parse(output)?);
+    }
+    Ok(runs)
+}
+
+/// Output that is kept.
+#[derive(Clone, Default)]
+struct Gathered(Arc<Mutex<Vec<u8>>>);
+
+impl Gathered {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+impl Write for Gathered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_is_read_by_its_name() {
+        let guest = "clock 62500000\r\nsample a 1 1 0\r\nsample a 2 2 0\r\nend\r\n";
+        let runs = parse(&format!("run kernel\n{guest}run huge-pages\n{guest}")).expect("parsed");
+        assert_eq!(runs.into_keys().collect::<Vec<_>>(), [rows::Run::Kernel, rows::Run::HugePages]);
+        assert!(parse(&format!("run other\n{guest}")).is_err());
+        assert!(parse("run kernel\nsample a 1 1 0\n").is_err());
+    }
+}
