@@ -247,8 +247,8 @@ impl Trap {
             0x20 => Self::PrefetchAbort(prefetch_abort(hsr)),
             0x21 => Self::HypPrefetchAbort(prefetch_abort(hsr)),
             0x22 => Self::PcAlignment,
-            0x24 => Self::DataAbort(data_abort(hsr)),
-            0x25 => Self::HypDataAbort(data_abort(hsr)),
+            0x24 => Self::DataAbort(DataAbort::from_hsr(hsr)),
+            0x25 => Self::HypDataAbort(DataAbort::from_hsr(hsr)),
             _ => return None,
         })
     }
@@ -313,6 +313,19 @@ pub const fn abort_tells_ipa(hsr: u32) -> bool {
     hsr & S1PTW != 0 || hsr & FAULT_KIND != FAULT_KIND_PERMISSION
 }
 
+/// HSR.EC of HVC.
+pub const HVC: u8 = 0x12;
+/// HSR.EC of MCR and MRC to CP15.
+pub const CP15: u8 = 0x03;
+/// HSR.EC of MCRR and MRRC to CP15.
+pub const CP15_WIDE: u8 = 0x04;
+/// HSR.EC of an access to CP0 to CP13.
+pub const COPROCESSOR: u8 = 0x07;
+/// HSR.EC of a guest's prefetch abort.
+pub const PREFETCH_ABORT: u8 = 0x20;
+/// HSR.EC of a guest's data abort.
+pub const DATA_ABORT: u8 = 0x24;
+
 /// Whether the syndrome is that of a plain load or store, fully described, to where stage 2 maps nothing: a device, perhaps.
 pub const fn is_device_access(hsr: u32) -> bool {
     const FIELDS: u32 = 0x3f << 26 | ISV | EA | CM | S1PTW | FAULT_KIND;
@@ -362,17 +375,22 @@ const fn prefetch_abort(hsr: u32) -> PrefetchAbort {
     PrefetchAbort { external: hsr & 1 << 9 != 0, stage1_walk: hsr & 1 << 7 != 0, fault: FaultStatus::from_long(hsr) }
 }
 
-const fn data_abort(hsr: u32) -> DataAbort {
-    DataAbort {
-        access: access_syndrome(hsr),
-        write: hsr & 1 << 6 != 0,
-        cache_maintenance: hsr & 1 << 8 != 0,
-        external: hsr & 1 << 9 != 0,
-        stage1_walk: hsr & 1 << 7 != 0,
-        fault: FaultStatus::from_long(hsr),
+impl DataAbort {
+    /// Decodes the syndrome of a data abort (EC 0x24 or 0x25), which the caller knows it to be.
+    #[inline]
+    pub const fn from_hsr(hsr: u32) -> Self {
+        Self {
+            access: access_syndrome(hsr),
+            write: hsr & 1 << 6 != 0,
+            cache_maintenance: hsr & CM != 0,
+            external: hsr & EA != 0,
+            stage1_walk: hsr & S1PTW != 0,
+            fault: FaultStatus::from_long(hsr),
+        }
     }
 }
 
+#[inline]
 const fn access_syndrome(hsr: u32) -> Option<AccessSyndrome> {
     if hsr & 1 << 24 == 0 {
         return None;

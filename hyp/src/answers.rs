@@ -11,7 +11,7 @@
 use crate::sysreg::cntpct;
 use arch::cp15::{reg, wide};
 use arch::psr::{Mode, Psr};
-use arch::syndrome::{Trap, exception_class};
+use arch::syndrome::{CP15, CP15_WIDE, HVC, Trap, exception_class};
 use arch::timer::Register;
 use hyp_abi::context::{Answer, VcpuContext};
 
@@ -21,12 +21,8 @@ const RT2: u32 = 0xf << 10;
 /// The mode, and ITSTATE, which is zero outside of IT blocks.
 const MODE_AND_IT: u32 = Psr::M.union(Psr::IT).bits();
 
-const HVC: u8 = 0x12;
-const CP15: u8 = 0x03;
-const CP15_WIDE: u8 = 0x04;
-
 /// Answers the trap that `hsr` tells of, if it can. True: the guest goes on.
-#[inline(always)]
+#[inline(never)]
 pub fn answer(context: &mut VcpuContext, hsr: u32) -> bool {
     if context.cpsr & MODE_AND_IT != Mode::Svc as u32 {
         return false;

@@ -8,11 +8,8 @@
 
 use crate::sysreg::*;
 use arch::addr::Ipa;
-use arch::syndrome;
+use arch::syndrome::{self, DATA_ABORT, PREFETCH_ABORT};
 use hyp_abi::context::ExitRecord;
-
-const PREFETCH_ABORT: u8 = 0x20;
-const DATA_ABORT: u8 = 0x24;
 
 /// PAR.LPAE: the register is in its 64-bit format. Translations from Hyp mode are; a bit of the register says so itself.
 const LPAE: u64 = 1 << 11;

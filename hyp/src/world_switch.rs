@@ -20,14 +20,8 @@ use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::{hcr, hsr};
 use crate::{answers, deferred, essential, fault_ipa, tlb, traps, vectors, vfp, vtimer};
 use arch::psr::Mode;
-use arch::syndrome::{exception_class, is_device_access};
+use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, HVC, exception_class, is_device_access};
 use hyp_abi::context::{ExitCode, VcpuContext};
-
-/// HSR.EC of an access to VFP or NEON.
-const COPROCESSOR: u8 = 0x07;
-const CP15: u8 = 0x03;
-const CP15_WIDE: u8 = 0x04;
-const HVC: u8 = 0x12;
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
 pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
@@ -43,16 +37,17 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
             break;
         }
         let syndrome = hsr::read();
-        if context.control.answers != 0 && answers::answer(context, syndrome) {
-            continue;
+        let class = exception_class(syndrome);
+        match class {
+            HVC | CP15 | CP15_WIDE if context.control.answers != 0 && answers::answer(context, syndrome) => continue,
+            // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
+            COPROCESSOR if here.vfp_armed != 0 && here.guest_vfp == 0 => {
+                vfp::give_to_guest(here, context);
+                continue;
+            }
+            _ => {}
         }
         context.exit.hsr = syndrome;
-        let class = exception_class(syndrome);
-        // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
-        if class == COPROCESSOR && here.vfp_armed != 0 && here.guest_vfp == 0 {
-            vfp::give_to_guest(here, context);
-            continue;
-        }
         if !fault_ipa::resolve(class, syndrome, &mut context.exit) {
             code = ExitCode::Again.to_raw();
         } else if is_short(context, class, syndrome) {
@@ -91,6 +86,7 @@ pub unsafe fn load_for_provocation(context: &mut VcpuContext) {
     load_guest(unsafe { &mut *PerCpu::here() }, context);
 }
 
+#[inline(always)]
 fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     tlb::leave_host(here);
     // SAFETY: walks are off, the host's state is stored before the guest's is loaded over it, and `away` and `resident` tell the

@@ -508,6 +508,11 @@ impl host::Host for Host {
         deferred::hold(context, exit)
     }
 
+    fn resume_guest(&self, context: &mut ContextPage) -> ExitCode {
+        assert!(deferred::any());
+        self.enter_guest(context)
+    }
+
     fn hyp_may_answer(&self) -> bool {
         true
     }

@@ -194,6 +194,8 @@ pub trait Host: Clone {
     /// Runs the vCPU until something stops it. Interrupts are off, and stay so after [`ExitCode::ShortTrap`] until the next call of
     /// this method or of [`Self::leave_guest`].
     fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
+    /// After [`ExitCode::ShortTrap`], goes on with the same vCPU, on the same CPU: [`Self::enter_guest`] with nothing to look at.
+    fn resume_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
     /// Whether Hyp mode is to answer by itself what it can. Asked before each entry.
     fn hyp_may_answer(&self) -> bool;
     /// After [`ExitCode::ShortTrap`], stores the rest of the vCPU's state. Interrupts are still off.

@@ -166,16 +166,15 @@ impl<H: Host> Run<'_, H> {
 
     /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Interrupts are off.
     fn until_long_exit(&mut self) -> ExitCode {
-        loop {
-            match self.hypervisor.host.enter_guest(&mut self.state.context) {
-                ExitCode::ShortTrap if self.answer_at_once() => {}
-                ExitCode::ShortTrap => {
-                    self.hypervisor.host.leave_guest(&mut self.state.context);
-                    return ExitCode::Trap;
-                }
-                code => return code,
+        let mut code = self.hypervisor.host.enter_guest(&mut self.state.context);
+        while code == ExitCode::ShortTrap {
+            if !self.answer_at_once() {
+                self.hypervisor.host.leave_guest(&mut self.state.context);
+                return ExitCode::Trap;
             }
+            code = self.hypervisor.host.resume_guest(&mut self.state.context);
         }
+        code
     }
 
     /// Tells the interrupt controller the timers' levels where they changed.
@@ -225,9 +224,9 @@ impl<H: Host> Run<'_, H> {
         }
         self.hypervisor.host.store_cpu_interface(&mut self.state.cpu_interface);
         let (number, interface) = (self.number, &self.state.cpu_interface);
-        let exit = self.vm.with_vgic(|vgic| vgic.exit(number, interface));
+        let kicks = self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks);
         self.sample_timers();
-        exit.map_or(Kicks::NONE, |exit| exit.kicks)
+        kicks.unwrap_or(Kicks::NONE)
     }
 
     /// Does what the exit asks for. Interrupts are on.

@@ -258,6 +258,17 @@ pub fn call(function: Call, a: u32, b: u32, c: u32) -> Option<u32> {
     Some(result)
 }
 
+/// [`call`] where it just went through, with interrupts off ever since: Hyp mode is still ours.
+pub fn call_again(function: Call, a: u32) -> Option<u32> {
+    let hyp = HYP.get().ok()?;
+    // SAFETY: as in `call`.
+    let result = unsafe { hyp_call::hvc(hyp.header.entry(function), a, 0, 0) };
+    if result == hyp_abi::context::HYP_PANIC {
+        print_panic(hyp, ffi::ws_cpu());
+    }
+    Some(result)
+}
+
 /// Flushes TLBs by a Hyp function, from whatever CPU this thread is on. On one that is just leaving, where Hyp mode is not ours
 /// any more, the flush is left to [`complete_flush`]. Never sleeps.
 pub fn flush(function: Call, argument: u64) {

@@ -259,6 +259,11 @@ impl Host for Kernel {
         }
     }
 
+    fn resume_guest(&self, context: &mut ContextPage) -> ExitCode {
+        let at = context.0.as_ptr() as u32;
+        hyp_mode::call_again(Call::EnterGuest, at).map_or(ExitCode::Again, ExitCode::from_raw)
+    }
+
     fn hyp_may_answer(&self) -> bool {
         HYP_ANSWERS.load(Ordering::Relaxed) != 0
     }

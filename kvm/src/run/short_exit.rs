@@ -44,30 +44,35 @@ impl<H: Host> Run<'_, H> {
     }
 
     /// Answers the trap, if it is one of those that can be. False: nothing was done. Interrupts are off.
+    #[inline(never)]
     pub(super) fn answer_at_once(&mut self) -> bool {
-        let context = &mut *self.state.context;
-        let hsr = context.exit.hsr;
-        let length = InstructionLength::from_hsr(hsr);
-        match Trap::from_hsr(hsr) {
-            Some(trap) if !trap.condition().holds(guest_registers::cpsr(context)) => {
-                guest_registers::skip_instruction(context, length);
-                true
-            }
-            Some(Trap::DataAbort(abort)) => self.distributor_at_once(&abort, length),
-            Some(Trap::Hvc { .. }) => self.hypercall_at_once(),
-            // A read changes nothing but the guest's register; a write may want caches flushed or timers set.
-            Some(Trap::Cp15(access)) if !access.write => {
-                let host = &self.hypervisor.host;
-                let _ = trap::cp15(&mut self.state.registers(), &access, length, || host.counter());
-                true
-            }
-            Some(Trap::Cp15Wide(access)) if !access.write => {
-                let host = &self.hypervisor.host;
-                let _ = trap::cp15_wide(&mut self.state.registers(), &access, length, || host.counter());
-                true
-            }
-            _ => false,
+        let hsr = self.state.context.exit.hsr;
+        match syndrome::exception_class(hsr) {
+            syndrome::DATA_ABORT => self.distributor_at_once(hsr),
+            syndrome::HVC => self.hypercall_at_once(),
+            _ => self.register_at_once(hsr),
         }
+    }
+
+    /// A read changes nothing but the guest's register; a write may want caches flushed or timers set, and is left.
+    fn register_at_once(&mut self, hsr: u32) -> bool {
+        let context = &mut *self.state.context;
+        let length = InstructionLength::from_hsr(hsr);
+        let Some(trap) = Trap::from_hsr(hsr) else { return false };
+        if !guest_registers::passes_condition(context, trap.condition(), length) {
+            return true;
+        }
+        let host = &self.hypervisor.host;
+        let _ = match trap {
+            Trap::Cp15(access) if !access.write => {
+                trap::cp15(&mut self.state.registers(), &access, length, || host.counter())
+            }
+            Trap::Cp15Wide(access) if !access.write => {
+                trap::cp15_wide(&mut self.state.registers(), &access, length, || host.counter())
+            }
+            _ => return false,
+        };
+        true
     }
 
     fn hypercall_at_once(&mut self) -> bool {
@@ -81,7 +86,7 @@ impl<H: Host> Run<'_, H> {
 
     /// An access to the distributor. If nothing of this vCPU is in list registers, all is known without asking the hardware;
     /// otherwise what it has is taken in first and given out again.
-    fn distributor_at_once(&mut self, abort: &DataAbort, length: InstructionLength) -> bool {
+    fn distributor_at_once(&mut self, hsr: u32) -> bool {
         let context = &mut *self.state.context;
         let ipa = syndrome::fault_ipa(context.exit.hpfar, context.exit.far);
         let offset = ipa.page_offset() as u32;
@@ -91,7 +96,8 @@ impl<H: Host> Run<'_, H> {
         if !page_is_known || !timer_is_quiet || Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
             return false;
         }
-        let Decoded::Access(access) = mmio::decode(context, abort, ipa, length) else { return false };
+        let (abort, length) = (DataAbort::from_hsr(hsr), InstructionLength::from_hsr(hsr));
+        let Decoded::Access(access) = mmio::decode(context, &abort, ipa, length) else { return false };
         let (number, len) = (self.number, access.size.bytes());
         let host = &self.hypervisor.host;
         let interface = &mut self.state.cpu_interface;

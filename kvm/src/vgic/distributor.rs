@@ -2,12 +2,13 @@
 //! The distributor's registers.
 //!
 //! Most are arrays with a field for each interrupt: one bit, two, or a byte. The table [`BLOCKS`] says where each array
-//! stands, how wide its fields are and which accesses reach it; an access is cut into fields, and [`Vgic::read_field`] and
+//! stands, how wide its fields are and which accesses reach it; an access is cut into fields, and [`read_field`] and
 //! [`Vgic::write_field`] say what one means. What the table does not know (holes, identification registers, accesses of
 //! another width or alignment) reads as zero and ignores writes, and so do fields of interrupts that the VM does not have.
 //!
 //! Source: ARM IHI 0048B, 4.1.4 (access widths) and 4.3.
 
+use super::queue::bits;
 use super::sgi::Request;
 use super::{Interrupt, Kicks, Vgic};
 use crate::vgic::interrupt::PRIORITY_MASK;
@@ -40,8 +41,6 @@ struct Block {
     register: Register,
     /// First byte.
     base: u32,
-    /// Bytes.
-    size: u32,
     /// Bits of an interrupt's field as a power of two: 1, 2 or 8, or 32 where the register is not about interrupts.
     log2_bits: u32,
     /// Can be reached by bytes; always by words.
@@ -49,35 +48,65 @@ struct Block {
 }
 
 const fn word(register: Register, base: u32) -> Block {
-    Block { register, base, size: 4, log2_bits: 5, bytes: false }
+    Block { register, base, log2_bits: 5, bytes: false }
 }
 
 const fn array(register: Register, base: u32, log2_bits: u32) -> Block {
-    Block { register, base, size: (1024 / 8) << log2_bits, log2_bits, bytes: log2_bits == 3 }
+    Block { register, base, log2_bits, bytes: log2_bits == 3 }
 }
 
 const fn sgi_array(register: Register, base: u32) -> Block {
-    Block { register, base, size: SGIS as u32, log2_bits: 3, bytes: true }
+    Block { register, base, log2_bits: 3, bytes: true }
 }
 
-const BLOCKS: [Block; 16] = [
-    array(Register::Priority, gicd::IPRIORITYR, 3),
-    array(Register::SetEnable, gicd::ISENABLER, 0),
-    array(Register::ClearEnable, gicd::ICENABLER, 0),
-    word(Register::SendSgi, gicd::SGIR),
-    array(Register::SetPending, gicd::ISPENDR, 0),
-    array(Register::ClearPending, gicd::ICPENDR, 0),
-    array(Register::SetActive, gicd::ISACTIVER, 0),
-    array(Register::ClearActive, gicd::ICACTIVER, 0),
-    array(Register::Targets, gicd::ITARGETSR, 3),
-    array(Register::Configuration, gicd::ICFGR, 1),
-    array(Register::Group, gicd::IGROUPR, 0),
-    sgi_array(Register::ClearSgiPending, gicd::CPENDSGIR),
-    sgi_array(Register::SetSgiPending, gicd::SPENDSGIR),
-    word(Register::Control, gicd::CTLR),
-    word(Register::Type, gicd::TYPER),
-    word(Register::Implementer, gicd::IIDR),
-];
+const CONTROL: Block = word(Register::Control, gicd::CTLR);
+const TYPE: Block = word(Register::Type, gicd::TYPER);
+const IMPLEMENTER: Block = word(Register::Implementer, gicd::IIDR);
+const GROUP: Block = array(Register::Group, gicd::IGROUPR, 0);
+const SET_ENABLE: Block = array(Register::SetEnable, gicd::ISENABLER, 0);
+const CLEAR_ENABLE: Block = array(Register::ClearEnable, gicd::ICENABLER, 0);
+const SET_PENDING: Block = array(Register::SetPending, gicd::ISPENDR, 0);
+const CLEAR_PENDING: Block = array(Register::ClearPending, gicd::ICPENDR, 0);
+const SET_ACTIVE: Block = array(Register::SetActive, gicd::ISACTIVER, 0);
+const CLEAR_ACTIVE: Block = array(Register::ClearActive, gicd::ICACTIVER, 0);
+const PRIORITY: Block = array(Register::Priority, gicd::IPRIORITYR, 3);
+const TARGETS: Block = array(Register::Targets, gicd::ITARGETSR, 3);
+const CONFIGURATION: Block = array(Register::Configuration, gicd::ICFGR, 1);
+const SEND_SGI: Block = word(Register::SendSgi, gicd::SGIR);
+const CLEAR_SGI_PENDING: Block = sgi_array(Register::ClearSgiPending, gicd::CPENDSGIR);
+const SET_SGI_PENDING: Block = sgi_array(Register::SetSgiPending, gicd::SPENDSGIR);
+
+impl Block {
+    /// The block that an offset is in. Arrays are a multiple of 128 bytes, and begin at one.
+    fn at(offset: u32) -> Option<&'static Self> {
+        let block = match offset / 0x80 {
+            0 => match offset & !3 {
+                gicd::CTLR => &CONTROL,
+                gicd::TYPER => &TYPE,
+                gicd::IIDR => &IMPLEMENTER,
+                _ => return None,
+            },
+            1 => &GROUP,
+            2 => &SET_ENABLE,
+            3 => &CLEAR_ENABLE,
+            4 => &SET_PENDING,
+            5 => &CLEAR_PENDING,
+            6 => &SET_ACTIVE,
+            7 => &CLEAR_ACTIVE,
+            8..=15 => &PRIORITY,
+            16..=23 => &TARGETS,
+            24..=25 => &CONFIGURATION,
+            30 => match offset & !0xf {
+                gicd::SGIR if offset & !3 == gicd::SGIR => &SEND_SGI,
+                gicd::CPENDSGIR => &CLEAR_SGI_PENDING,
+                gicd::SPENDSGIR => &SET_SGI_PENDING,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(block)
+    }
+}
 
 /// An access that reaches a register: `count` fields from number `first` on.
 struct Access {
@@ -90,10 +119,10 @@ struct Access {
 impl Access {
     /// Finds what an access of `len` bytes at `offset` reaches.
     fn at(offset: u32, len: u32) -> Option<Self> {
-        if !matches!(len, 1 | 4) || !offset.is_multiple_of(len) {
+        if !matches!(len, 1 | 4) || offset & (len - 1) != 0 {
             return None;
         }
-        let block = BLOCKS.iter().find(|block| offset.wrapping_sub(block.base) < block.size)?;
+        let block = Block::at(offset)?;
         if len == 1 && !block.bytes {
             return None;
         }
@@ -114,7 +143,7 @@ impl Access {
 }
 
 /// GICD_IIDR as KVM has it: Arm's implementer code, product 'K', revision 2 (groups can be written).
-const IMPLEMENTER: u32 = 0x4b00_243b;
+const IIDR: u32 = 0x4b00_243b;
 
 impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Whether an access to the distributor at this offset is about state that may be in the list registers of *other* vCPUs:
@@ -134,8 +163,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         match access.register {
             Register::Control => self.ctlr,
             Register::Type => (self.nr_irqs as u32 / 32 - 1) | (self.nr_vcpus as u32 - 1) << 5,
-            Register::Implementer => IMPLEMENTER,
+            Register::Implementer => IIDR,
             Register::SendSgi => 0,
+            // Words of interrupts that the VM does not have are never changed from zero.
+            Register::SetEnable | Register::ClearEnable => self.enabled.word(vcpu, access.first),
             register => access.fields().fold(0, |value, (intid, shift)| {
                 value
                     | self
@@ -158,6 +189,14 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             }
             Register::Type | Register::Implementer => Kicks::NONE,
             Register::SendSgi => Request::from_sgir(value).map_or(Kicks::NONE, |request| self.send_sgi(vcpu, request)),
+            Register::SetEnable => self.change_enabled(vcpu, access.first, |word| word | value),
+            Register::ClearEnable => self.change_enabled(vcpu, access.first, |word| word & !value),
+            // Zeros change nothing.
+            register
+            @ (Register::SetPending | Register::ClearPending | Register::SetActive | Register::ClearActive) => {
+                bits(value)
+                    .fold(Kicks::NONE, |kicks, bit| kicks | self.write_field(register, vcpu, access.first + bit, 1))
+            }
             register => {
                 let mask = access.field_mask();
                 access.fields().fold(Kicks::NONE, |kicks, (intid, shift)| {
@@ -167,9 +206,17 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         }
     }
 
+    /// A write to a word of GICD_ISENABLER or GICD_ICENABLER.
+    fn change_enabled(&mut self, vcpu: usize, first: u32, change: impl FnOnce(u32) -> u32) -> Kicks {
+        if self.interrupt(vcpu, first).is_none() {
+            return Kicks::NONE;
+        }
+        let changed = self.enabled.change(vcpu, first, change);
+        bits(changed).fold(Kicks::NONE, |kicks, bit| kicks | self.settle(vcpu, first + bit))
+    }
+
     /// A write to one interrupt's field.
     fn write_field(&mut self, register: Register, vcpu: usize, intid: u32, value: u32) -> Kicks {
-        // In registers of one bit each, zero changes nothing, except in IGROUPR.
         let sgi = (intid as usize) < SGIS;
         let private = (intid as usize) < PRIVATE_IRQS;
         let all = self.all_vcpus();
@@ -177,8 +224,6 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let before = *interrupt;
         match register {
             Register::Group => interrupt.group1 = value != 0,
-            Register::SetEnable => interrupt.enabled |= value != 0,
-            Register::ClearEnable => interrupt.enabled &= value == 0,
             // SGIs have registers of their own for this, which know about sources.
             Register::SetPending if !sgi => interrupt.latch |= value != 0,
             Register::ClearPending if !sgi && value != 0 => {
@@ -220,7 +265,6 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 fn read_field(register: Register, interrupt: &Interrupt, intid: u32, all: u8) -> u32 {
     match register {
         Register::Group => interrupt.group1.into(),
-        Register::SetEnable | Register::ClearEnable => interrupt.enabled.into(),
         Register::SetPending | Register::ClearPending => interrupt.reads_pending().into(),
         Register::SetActive | Register::ClearActive => interrupt.reads_active().into(),
         Register::Priority => interrupt.priority.into(),

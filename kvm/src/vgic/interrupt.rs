@@ -15,8 +15,6 @@ pub(super) const PRIORITY_MASK: u8 = 0xf8;
 /// One interrupt of a VM: an SPI, or one vCPU's SGI or PPI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interrupt {
-    /// Enabled by GICD_ISENABLER.
-    pub(super) enabled: bool,
     /// In group 1 by GICD_IGROUPR.
     pub(super) group1: bool,
     /// Edge-triggered by GICD_ICFGR; level-sensitive otherwise.
@@ -60,20 +58,19 @@ pub(super) struct Loaded {
 }
 
 impl Interrupt {
-    /// An SGI of a vCPU after reset: always edge-triggered, and enabled, as real distributors have it (4.3.5).
+    /// An SGI of a vCPU after reset: always edge-triggered.
     pub(super) const fn sgi(vcpu: u8) -> Self {
-        Self { enabled: true, edge: true, ..Self::ppi(vcpu) }
+        Self { edge: true, ..Self::ppi(vcpu) }
     }
 
-    /// A PPI of a vCPU after reset: level-sensitive, disabled.
+    /// A PPI of a vCPU after reset: level-sensitive.
     pub(super) const fn ppi(vcpu: u8) -> Self {
         Self { targets: 1 << (vcpu & 7), ..Self::spi() }
     }
 
-    /// An SPI after reset: level-sensitive, disabled, going nowhere.
+    /// An SPI after reset: level-sensitive, going nowhere.
     pub(super) const fn spi() -> Self {
         Self {
-            enabled: false,
             group1: false,
             edge: false,
             latch: false,
@@ -101,9 +98,9 @@ impl Interrupt {
         self.pending() || self.loaded.is_some_and(|loaded| loaded.latch)
     }
 
-    /// Could be signalled if the distributor forwards its group.
-    pub(super) fn signalled(&self) -> bool {
-        self.enabled && self.pending() && !self.active
+    /// Could be signalled if it is enabled and the distributor forwards its group.
+    pub(super) fn waits(&self) -> bool {
+        self.pending() && !self.active
     }
 
     /// What GICD_ISACTIVER reads: as of the last exit of the vCPU that has it loaded, or as ordered since.

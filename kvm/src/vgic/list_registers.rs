@@ -33,7 +33,7 @@ use core::ops::DerefMut;
 pub const LIST_REGISTERS: usize = 16;
 
 /// Ends that one exit can report: one for each list register, and all that HCR.EOICount can count.
-const ENDS: usize = LIST_REGISTERS + 31;
+pub(super) const ENDS: usize = LIST_REGISTERS + 31;
 
 /// A vCPU's virtual interface as the hardware has it.
 ///
@@ -59,33 +59,17 @@ pub struct CpuInterface {
 /// What [`Vgic::exit`] found.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct Exit {
+pub struct Exit<'a> {
     /// Other vCPUs that must look: an interrupt has become theirs.
     pub kicks: Kicks,
-    ended: [u16; ENDS],
-    count: usize,
+    ended: &'a [u16],
 }
 
-impl Default for Exit {
-    fn default() -> Self {
-        Self { kicks: Kicks::NONE, ended: [0; ENDS], count: 0 }
-    }
-}
-
-impl Exit {
+impl Exit<'_> {
     /// Level-sensitive SPIs that the guest ended: whoever drives such a line by an edge-like source samples it again now
     /// (an irqfd with resampling).
     pub fn ended(&self) -> impl Iterator<Item = u32> + '_ {
-        self.ended.iter().take(self.count).map(|&intid| intid.into())
-    }
-
-    pub(super) fn push_ended(&mut self, intid: u32) {
-        if intid as usize >= PRIVATE_IRQS
-            && let Some(slot) = self.ended.get_mut(self.count)
-        {
-            *slot = intid as u16;
-            self.count += 1;
-        }
+        self.ended.iter().map(|&intid| intid.into())
     }
 }
 
@@ -136,7 +120,9 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if self.vcpus.get(vcpu).is_some_and(|state| state.used != 0) {
             let _ = self.exit(vcpu, cpu);
         }
-        cpu.lr = [ListRegister::EMPTY; LIST_REGISTERS];
+        for register in cpu.lr.iter_mut().take(cpu.used) {
+            *register = ListRegister::EMPTY;
+        }
         cpu.used = 0;
         cpu.hcr = gich::HCR_EN;
         let Some(state) = self.vcpus.get(vcpu) else { return };
@@ -144,13 +130,27 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             return;
         }
 
+        let queue = state.queue;
+        if queue.iter().nth(self.list_registers).is_none() {
+            // All fit, whatever their order.
+            for intid in queue.iter() {
+                let loads = self
+                    .interrupt(vcpu, intid)
+                    .is_some_and(|interrupt| interrupt.active || self.deliverable(interrupt, intid, vcpu));
+                if loads {
+                    self.load(vcpu, intid, true, cpu);
+                }
+            }
+            return;
+        }
+
         let mut active = Choice::new();
         let mut pending = Choice::new();
-        for intid in state.queue.iter() {
+        for intid in queue.iter() {
             let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
             if interrupt.active {
                 active.offer(interrupt.active_priority.into(), intid);
-            } else if self.deliverable(interrupt, vcpu) {
+            } else if self.deliverable(interrupt, intid, vcpu) {
                 // Those that the CPU interface holds back by group must not keep others out.
                 let rank = u32::from(interrupt.priority >> 3);
                 pending.offer(rank | u32::from(!group_enabled(interrupt, cpu.vmcr)) << 5, intid);
@@ -183,8 +183,8 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let Some(interrupt) = self.interrupt(vcpu, intid) else { return };
         // After the end of the handler under way it is to be signalled again: here, or to another vCPU.
         let ended = Interrupt { active: false, ..*interrupt };
-        let again = interrupt.active && ended.signalled();
-        let again_here = interrupt.active && self.deliverable(&ended, vcpu);
+        let again = interrupt.active && self.signalled(&ended, intid, vcpu);
+        let again_here = interrupt.active && self.deliverable(&ended, intid, vcpu);
         let is_sgi = (intid as usize) < SGIS;
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return };
 
@@ -237,12 +237,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 
     /// Takes in what a stay in the guest did: the counterpart of [`Self::enter`], with what was read from the hardware. Must
     /// come before any other call in the name of this vCPU.
-    pub fn exit(&mut self, vcpu: usize, cpu: &CpuInterface) -> Exit {
-        let mut exit = Exit::default();
-        let Some(state) = self.vcpus.get_mut(vcpu) else { return exit };
+    pub fn exit(&mut self, vcpu: usize, cpu: &CpuInterface) -> Exit<'_> {
+        self.ended_count = 0;
+        let mut kicks = Kicks::NONE;
+        let Some(state) = self.vcpus.get_mut(vcpu) else { return self.exit_with(kicks) };
         state.vmcr = cpu.vmcr;
         let used = core::mem::take(&mut state.used);
-        let loaded = state.loaded;
 
         // Before the registers are taken in, those not loaded are those that the ends counted can have meant.
         for _ in 0..gich::eoi_count(cpu.hcr) {
@@ -250,13 +250,14 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
                 interrupt.active = false;
                 if !interrupt.edge {
-                    exit.push_ended(intid);
+                    self.push_ended(intid);
                 }
             }
-            exit.kicks |= self.settle(vcpu, intid);
+            kicks |= self.settle(vcpu, intid);
         }
-        for (&intid, lr) in loaded.iter().zip(&cpu.lr).take(used) {
-            let intid = u32::from(intid);
+        for (index, lr) in cpu.lr.iter().enumerate().take(used) {
+            let loaded = self.vcpus.get(vcpu).and_then(|state| state.loaded.get(index));
+            let Some(intid) = loaded.map(|&intid| u32::from(intid)) else { break };
             let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { continue };
             let Some(stay) = interrupt.loaded.take() else { continue };
             let level = !interrupt.edge;
@@ -281,12 +282,26 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                 interrupt.order_active(active, vcpu as u8);
             }
             if level && lr.eoi_notice() && !lr.valid() {
-                exit.push_ended(intid);
+                self.push_ended(intid);
             }
-            exit.kicks |= self.settle(vcpu, intid);
+            kicks |= self.settle(vcpu, intid);
         }
-        exit.kicks = exit.kicks.without(vcpu);
-        exit
+        self.exit_with(kicks.without(vcpu))
+    }
+
+    /// Notes the end of a level-sensitive interrupt, if it is an SPI.
+    pub(super) fn push_ended(&mut self, intid: u32) {
+        if intid as usize >= PRIVATE_IRQS
+            && let Some(slot) = self.ended.get_mut(self.ended_count)
+        {
+            *slot = intid as u16;
+            self.ended_count += 1;
+        }
+    }
+
+    /// What was noted, with these kicks.
+    pub(super) fn exit_with(&self, kicks: Kicks) -> Exit<'_> {
+        Exit { kicks, ended: self.ended.get(..self.ended_count).unwrap_or_default() }
     }
 
     /// The active interrupt in no list register that the guest's next uncounted end means.

@@ -202,7 +202,7 @@ impl Machine {
             let interrupt = self.vgic.interrupt(vcpu, intid).expect("in range");
             let home = if interrupt.active {
                 Some(interrupt.active_on)
-            } else if interrupt.enabled && interrupt.pending() {
+            } else if self.vgic.enabled.contains(vcpu, intid) && interrupt.pending() {
                 self.vgic.target(interrupt).map(|target| target as u8)
             } else {
                 None

@@ -24,6 +24,7 @@
 //! Extensions, PPIs are level-sensitive, SGIs can be disabled, priorities have five bits.
 
 mod distributor;
+mod enabled;
 mod interrupt;
 mod list_registers;
 mod queue;
@@ -43,8 +44,11 @@ mod register_tests;
 pub use interrupt::Interrupt;
 pub use list_registers::{CpuInterface, Exit, LIST_REGISTERS};
 
+use list_registers::ENDS;
+
 use arch::gic::{MAX_CPUS, MAX_IRQS, PRIVATE_IRQS, SGIS};
 use core::ops::{BitOr, BitOrAssign, DerefMut};
+use enabled::Enabled;
 use queue::Queue;
 
 /// A set of vCPUs that must look at their interrupts: to be woken if they wait, and to leave the guest if they run.
@@ -130,6 +134,10 @@ pub struct Vgic<S> {
     /// List registers that the hardware has and we use.
     list_registers: usize,
     vcpus: [Vcpu; MAX_CPUS],
+    enabled: Enabled,
+    /// What the last exit ended, and how many.
+    ended: [u16; ENDS],
+    ended_count: usize,
     /// 32 for each vCPU, then the SPIs.
     interrupts: S,
 }
@@ -160,6 +168,9 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             nr_vcpus: vcpus,
             list_registers: list_registers.clamp(1, LIST_REGISTERS),
             vcpus: [vcpu; MAX_CPUS],
+            enabled: Enabled::RESET,
+            ended: [0; ENDS],
+            ended_count: 0,
             interrupts,
         };
         for (index, interrupt) in vgic.interrupts.iter_mut().enumerate() {
@@ -227,7 +238,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let Some(state) = self.vcpus.get(vcpu) else { return false };
         state.queue.iter().any(|intid| {
             self.interrupt(vcpu, intid).is_some_and(|interrupt| {
-                self.deliverable(interrupt, vcpu) && list_registers::passes_interface(interrupt, state.vmcr)
+                self.deliverable(interrupt, intid, vcpu) && list_registers::passes_interface(interrupt, state.vmcr)
             })
         })
     }
@@ -237,19 +248,21 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// [`Self::exit`] would.
     ///
     /// Unlike the hardware, this finds interrupts that are in no list register and SPIs that are active on another vCPU.
-    pub fn deactivate(&mut self, vcpu: usize, value: u32) -> Exit {
+    pub fn deactivate(&mut self, vcpu: usize, value: u32) -> Exit<'_> {
         let intid = value & 0x3ff;
-        let mut exit = Exit::default();
-        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return exit };
-        if interrupt.needs_order(false) {
+        self.ended_count = 0;
+        let mut kicks = Kicks::NONE;
+        if let Some(interrupt) = self.interrupt_mut(vcpu, intid)
+            && interrupt.needs_order(false)
+        {
             let level = !interrupt.edge;
             interrupt.order_active(false, vcpu as u8);
             if level {
-                exit.push_ended(intid);
+                self.push_ended(intid);
             }
-            exit.kicks = self.settle(vcpu, intid);
+            kicks = self.settle(vcpu, intid);
         }
-        exit
+        self.exit_with(kicks)
     }
 
     /// Where an interrupt is stored.
@@ -286,8 +299,13 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     }
 
     /// The distributor forwards the interrupt to this vCPU: all conditions on this side of the CPU interface hold.
-    fn deliverable(&self, interrupt: &Interrupt, vcpu: usize) -> bool {
-        interrupt.signalled() && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu)
+    fn deliverable(&self, interrupt: &Interrupt, intid: u32, vcpu: usize) -> bool {
+        self.signalled(interrupt, intid, vcpu) && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu)
+    }
+
+    /// Could be signalled if the distributor forwards its group.
+    fn signalled(&self, interrupt: &Interrupt, intid: u32, vcpu: usize) -> bool {
+        interrupt.waits() && self.enabled.contains(vcpu, intid)
     }
 
     /// The distributor forwards interrupts of this one's group.
@@ -305,13 +323,13 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         }
         let home = if interrupt.active {
             Some(interrupt.active_on.into())
-        } else if interrupt.signalled() {
+        } else if self.signalled(interrupt, intid, vcpu) {
             self.target(interrupt)
         } else {
             None
         };
         let kicks = match home {
-            Some(home) if self.deliverable(interrupt, home) => Kicks::one(home),
+            Some(home) if self.deliverable(interrupt, intid, home) => Kicks::one(home),
             _ => Kicks::NONE,
         };
         let before = interrupt.queued;

@@ -22,12 +22,12 @@ fn ready() -> (Vgic<Vec<Interrupt>>, CpuInterface) {
 }
 
 /// Enters, lets `guest` do as hardware would with the list registers, and exits.
-fn stay(
-    vgic: &mut Vgic<Vec<Interrupt>>,
+fn stay<'a>(
+    vgic: &'a mut Vgic<Vec<Interrupt>>,
     vcpu: usize,
     interface: &mut CpuInterface,
     guest: impl FnOnce(&mut [ListRegister]),
-) -> super::Exit {
+) -> super::Exit<'a> {
     vgic.enter(vcpu, interface);
     guest(&mut interface.lr[..interface.used]);
     vgic.exit(vcpu, interface)
