@@ -13,7 +13,9 @@
 //! | `failed KEY` | the loop did not do what it is to measure |
 //! | `end` | nothing is missing |
 
-use crate::{println, psci, sysreg};
+use core::cell::UnsafeCell;
+
+use crate::{gic, println, psci, sysreg, timer};
 
 /// How often each length runs.
 pub const TIMES: usize = 8;
@@ -86,4 +88,44 @@ impl<const SAMPLES: usize> Bench<SAMPLES> {
         }
         psci::system_off()
     }
+}
+
+/// A second vCPU, and two words that both see: the first is the second vCPU's to use, the other says that it is there.
+pub struct Second(UnsafeCell<[u32; 2]>);
+// SAFETY: the words are accessed by single loads and stores only, uncached, since the MMU is off.
+unsafe impl Sync for Second {}
+
+impl Second {
+    /// One that has not been started.
+    #[expect(clippy::new_without_default, reason = "it is made in a static")]
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new([0; 2]))
+    }
+
+    /// The address of the word that the second vCPU uses.
+    pub fn word(&self) -> u32 {
+        self.0.get() as u32
+    }
+
+    /// Starts vCPU 1 at `entry`, with the words' address in r0, no stack, interrupts masked and the MMU off, and waits until it
+    /// is there.
+    pub fn start(&self, entry: unsafe extern "C" fn() -> !) {
+        psci::call(uapi::psci::CPU_ON, [1, entry as *const () as u32, self.word()]);
+        // SAFETY: the word is alive, and read as the second vCPU writes it: whole.
+        while unsafe { self.0.get().cast::<u32>().add(1).read_volatile() } == 0 {}
+    }
+}
+
+/// Waits for half a second, so that the host can put the vCPUs where they are to run. For use before the second is started: a
+/// vCPU that spins with YIELD makes time pass very slowly.
+pub fn settle() {
+    gic::set_priority(gic::VIRTUAL_TIMER, 0x80);
+    gic::enable_private(gic::VIRTUAL_TIMER);
+    timer::fire_in(500_000);
+    while sysreg::cntv_ctl::read() & timer::ISTATUS == 0 {
+        sysreg::wfi();
+    }
+    gic::end(gic::acknowledge());
+    timer::off();
+    gic::disable_private(gic::VIRTUAL_TIMER);
 }

@@ -69,6 +69,11 @@ pub fn set_priority(interrupt: u32, priority: u8) {
     write8(GICD_IPRIORITYR + interrupt, priority);
 }
 
+/// What to write to GICD_SGIR to send SGI `number` to vCPU `target`.
+pub const fn sgi_to(target: u32, number: u32) -> u32 {
+    1 << (16 + target) | number
+}
+
 /// Sends SGI `number` to this vCPU.
 pub fn send_to_self(number: u32) {
     write32(GICD_SGIR, 2 << 24 | number);

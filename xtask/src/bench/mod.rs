@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask bench`: what each operation of a virtual machine costs, in instructions.
 //!
-//! A host of one CPU boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one nanosecond of virtual time, and
-//! while nothing runs the clock jumps to the next timer. With the clock's start and all random numbers fixed too, a run repeats itself to
+//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one nanosecond of virtual time, and
+//! while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
 //! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes on
 //! while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is the
 //! table, [`report`] shows it and compares it with the baseline.
@@ -43,24 +43,59 @@ pub struct BenchCommand {
 /// QEMU's arguments that make a run repeat itself.
 const REPEATABLE: [&str; 6] = ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
 
-/// What the host does. Before each guest it says the run's name.
-const SCRIPT: &str = "\
+/// A host that measures.
+struct Measuring {
+    cpus: u32,
+    /// What it does. Before each guest it says the run's name.
+    script: &'static str,
+}
+
+const HOSTS: [Measuring; 2] = [
+    Measuring {
+        cpus: 1,
+        script: "\
 shortcuts=/sys/module/worldswitch/parameters/hyp_answers
 huge=/sys/kernel/mm/transparent_hugepage/enabled
 measure() {
     echo \"run $1\"
-    wsvm run --kernel /guests/$2.bin --mem 256M </dev/null || exit 1
+    wsvm run --kernel /guests/$2.bin --mem 256M --cpus $3 </dev/null || exit 1
 }
 if [ -e $shortcuts ]; then
-    measure shortcuts bench_operations
+    measure shortcuts bench_operations 1
     echo 0 >$shortcuts
 fi
-measure kernel bench_operations
+measure kernel bench_operations 1
 [ ! -e $shortcuts ] || echo 1 >$shortcuts
+measure one-cpu bench_pingpong 2
 [ ! -e $huge ] || echo never >$huge
-measure small-pages bench_memory
-[ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory; }
-";
+measure small-pages bench_memory 1
+[ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory 1; }
+",
+    },
+    // The second CPU comes when the kernel is up: where both are to meet while it boots (stop_machine) they spin, and QEMU gives each
+    // a turn of milliseconds to do so. The guests start their second vCPU when both have had the time to be put in their places.
+    Measuring {
+        cpus: 2,
+        script: "\
+echo 1 >/sys/devices/system/cpu/cpu1/online || exit 1
+measure() {
+    echo \"run $1\"
+    wsvm run --kernel /guests/$2.bin --mem 64M --cpus 2 </dev/null &
+    monitor=$!
+    until grep -qs vcpu1 /proc/$monitor/task/*/comm; do sleep 0.01; done
+    for task in /proc/$monitor/task/*; do
+        case $(cat $task/comm) in
+            vcpu0) taskset -p 1 ${task##*/} >/dev/null ;;
+            vcpu1) taskset -p 2 ${task##*/} >/dev/null ;;
+        esac
+    done
+    wait $monitor || exit 1
+}
+measure spinning bench_sgi
+measure two-cpus bench_pingpong
+",
+    },
+];
 
 /// Measures, prints the table and writes the JSON.
 pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
@@ -69,16 +104,20 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         kernel: command.kernel.clone(),
         board: Board::Virt,
         cpu: None,
-        smp: Some(1),
+        smp: None,
         mem: "1G".to_owned(),
-        append: String::new(),
+        append: "maxcpus=1".to_owned(),
         qemu_arg: REPEATABLE.map(str::to_owned).to_vec(),
         qemu: None,
         timeout: 900,
     };
-    let host = Host::prepare(layout, &options, true)?;
-    crate::progress("measuring (half a minute)");
-    let runs = parse(&execute(layout, &host, SCRIPT)?)?;
+    let mut host = Host::prepare(layout, &options, true)?;
+    let mut runs = Runs::new();
+    for Measuring { cpus, script } in HOSTS {
+        crate::progress(&format!("measuring on {cpus} CPU (some twenty seconds)"));
+        host.options.smp = Some(cpus);
+        runs.extend(parse(&execute(layout, &host, script)?)?);
+    }
     let mut report = Report {
         kernel: command.kernel.to_string(),
         release: host.kernel.release.clone(),

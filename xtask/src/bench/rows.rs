@@ -20,14 +20,23 @@ pub enum Run {
     SmallPages,
     /// First accesses to memory, the host with huge pages.
     HugePages,
+    /// Two vCPUs on one CPU.
+    OneCpu,
+    /// Two vCPUs on a CPU each.
+    TwoCpus,
+    /// Two vCPUs on a CPU each, one of which spins.
+    Spinning,
 }
 
 /// All runs, by the name that the host's script prints before each.
-pub const RUNS: [(&str, Run); 4] = [
+pub const RUNS: [(&str, Run); 7] = [
     ("shortcuts", Run::Shortcuts),
     ("kernel", Run::Kernel),
     ("small-pages", Run::SmallPages),
     ("huge-pages", Run::HugePages),
+    ("one-cpu", Run::OneCpu),
+    ("two-cpus", Run::TwoCpus),
+    ("spinning", Run::Spinning),
 ];
 
 /// The runs that there were.
@@ -92,6 +101,9 @@ pub const ROWS: &[Row] = &[
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
     row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait),
     row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late),
+    row("sgi_other", "SGI to a vCPU spinning on another CPU", Some(3686), Some(2500), Figure::Turn(Run::Spinning, "sgi")),
+    row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
+    row("pingpong_one", "the same on one CPU", Some(12553), Some(12553), Figure::Turn(Run::OneCpu, "pingpong")),
     row("fresh_read", "stage-2 fault, first read of a page", Some(3111), None, Figure::Turn(Run::SmallPages, "fresh_read")),
     row("fresh_write", "stage-2 fault, first write of a page", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_write")),
     row("fresh_4mib", "4 MiB of fresh pages written, a page, above native", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_4mib")),
