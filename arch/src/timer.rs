@@ -78,8 +78,13 @@ impl PhysicalTimer {
         output(self.ctl, self.cval, now)
     }
 
-    /// The count at which the output will be asserted; `now` where it is already. `None`: never, unless registers change.
-    pub fn deadline(&self, now: u64) -> Option<u64> {
+    /// The count at which the output will be asserted; `now` where it is already, which is asked for only if the timer is on.
+    /// `None`: never, unless registers change.
+    pub fn deadline(&self, now: impl FnOnce() -> u64) -> Option<u64> {
+        if !is_on(self.ctl) {
+            return None;
+        }
+        let now = now();
         now.checked_add(until_output(self.ctl, self.cval, now)?)
     }
 }
@@ -121,7 +126,7 @@ mod tests {
             let mut timer = PhysicalTimer::default();
             timer.write(Register::CompareValue, cval, now);
             timer.write(Register::Control, ctl.into(), now);
-            match timer.deadline(now) {
+            match timer.deadline(|| now) {
                 Some(at) => {
                     prop_assert!(at >= now && timer.asserted(at));
                     prop_assert!(at == now || !timer.asserted(at - 1));

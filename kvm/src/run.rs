@@ -118,10 +118,13 @@ impl<H: Host> Run<'_, H> {
 
     /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.
     fn is_on(&mut self) -> bool {
-        if self.vcpu.power().off && self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal {
+        if self.vcpu.runs() {
+            return true;
+        }
+        if self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal {
             return false;
         }
-        let start = self.vcpu.power().start.take();
+        let start = self.vcpu.change_power(|power| power.start.take());
         if let Some(start) = start {
             let id = &self.hypervisor.hardware.id;
             let place = self.place();
@@ -141,8 +144,7 @@ impl<H: Host> Run<'_, H> {
         self.vcpu.set_in_guest(true);
         let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
         // What `is_on` saw may have changed: off, or off and on again, to start elsewhere.
-        let power = *self.vcpu.power();
-        let may_enter = current && !host.must_stop() && !power.off && power.start.is_none();
+        let may_enter = current && !host.must_stop() && self.vcpu.runs();
         let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
         let Some(vttbr) = vttbr else {
             self.vcpu.set_in_guest(false);
@@ -197,11 +199,17 @@ impl<H: Host> Run<'_, H> {
         let host = &self.hypervisor.host;
         self.sample_timers();
         // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
-        self.state
-            .alarm
-            .set(self.state.context.physical_timer.deadline(host.counter()).filter(|_| !self.state.timer_lines[1]));
+        let due = self.state.context.physical_timer.deadline(|| host.counter());
+        self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
-        let in_flight = self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface));
+        let in_flight = if !self.vm.has_running_irqchip() {
+            None
+        } else if self.vm.is_concerned(number) || self.state.timer_lines[0] {
+            self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
+        } else {
+            interface.load_nothing();
+            Some(false)
+        };
         self.load_interface(in_flight);
     }
 
@@ -222,9 +230,10 @@ impl<H: Host> Run<'_, H> {
         if !self.vm.has_running_irqchip() {
             return Kicks::NONE;
         }
-        self.hypervisor.host.store_cpu_interface(&mut self.state.cpu_interface);
-        let (number, interface) = (self.number, &self.state.cpu_interface);
-        let kicks = self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks);
+        let (number, interface) = (self.number, &mut self.state.cpu_interface);
+        let was_in_use = interface.is_in_use();
+        self.hypervisor.host.store_cpu_interface(interface);
+        let kicks = if was_in_use { self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks) } else { None };
         self.sample_timers();
         kicks.unwrap_or(Kicks::NONE)
     }
@@ -298,14 +307,16 @@ impl<H: Host> Run<'_, H> {
         }
         let host = &self.hypervisor.host;
         let now = host.counter();
-        let due = [vtimer::deadline(&self.state.context.timer, now), self.state.context.physical_timer.deadline(now)];
+        let due =
+            [vtimer::deadline(&self.state.context.timer, now), self.state.context.physical_timer.deadline(|| now)];
         // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
         let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
         let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
         let Self { vm, vcpu, number, state, .. } = self;
+        let vmcr = state.cpu_interface.vmcr;
         let wake = vcpu.waiter().wait(|| {
             let ready = due.is_some_and(|due| host.counter() >= due)
-                || vm.with_vgic(|vgic| vgic.has_deliverable(*number)).unwrap_or(false)
+                || vm.with_vgic(|vgic| vgic.has_deliverable(*number, vmcr)).unwrap_or(false)
                 || vcpu.power().off;
             if !ready {
                 // Each time: it may have woken us a little too early.
@@ -344,7 +355,7 @@ impl<H: Host> Run<'_, H> {
         match psci::hypercall(context, &firmware) {
             Call::Answered => {}
             Call::Suspend => return self.wait(),
-            Call::CpuOff => self.vcpu.power().off = true,
+            Call::CpuOff => self.vcpu.change_power(|power| power.off = true),
             Call::CpuOn { target, start } => {
                 let answer = psci::cpu_on_answer(firmware.version, self.turn_on(target, start));
                 psci::answer(&mut self.state.context, answer);
@@ -364,20 +375,23 @@ impl<H: Host> Run<'_, H> {
     fn turn_on(&self, target: u32, start: PowerOn) -> Option<bool> {
         let affinity = |number| reset::mpidr(self.hypervisor.hardware.id.mpidr, number as u32) & AFFINITY;
         let (_, vcpu) = self.vm.vcpus().find(|(number, _)| affinity(*number) == target)?;
-        let mut power = vcpu.power();
-        if !power.off {
-            return Some(true);
+        let was_on = vcpu.change_power(|power| {
+            let was_on = !power.off;
+            if !was_on {
+                *power = Power { off: false, start: Some(start) };
+            }
+            was_on
+        });
+        if !was_on {
+            vcpu.kick();
         }
-        *power = Power { off: false, start: Some(start) };
-        drop(power);
-        vcpu.kick();
-        Some(false)
+        Some(was_on)
     }
 
     /// The guest ends or restarts: no vCPU of it runs until the process says so.
     fn system_event(&mut self, event: u32) -> Next {
         for (_, vcpu) in self.vm.vcpus() {
-            vcpu.power().off = true;
+            vcpu.change_power(|power| power.off = true);
             vcpu.kick();
         }
         Next::Leave(Return::Exit(Exit::SystemEvent { event, flags: 0 }))
@@ -485,8 +499,7 @@ fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
 
 /// An exit that should not be.
 fn internal_error(detail: u32) -> Exit {
-    let mut data = [0; 16];
-    data[0] = detail.into();
+    let data = [detail.into(), 0];
     Exit::InternalError { suberror: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, ndata: 1, data }
 }
 

@@ -221,12 +221,12 @@ fn another_vcpus_power_off_ends_wfi() {
         0,
         vec![
             Box::new(move || {
-                off.vcpu(0).unwrap().power().off = true;
+                off.vcpu(0).unwrap().change_power(|power| power.off = true);
                 off.vcpu(0).unwrap().kick();
             }),
             // It sleeps elsewhere now, where it can be turned on.
             Box::new(move || {
-                *on.vcpu(0).unwrap().power() = Power { off: false, start: Some(start) };
+                on.vcpu(0).unwrap().change_power(|power| *power = Power { off: false, start: Some(start) });
                 on.vcpu(0).unwrap().kick();
             }),
         ],
@@ -369,7 +369,7 @@ fn the_physical_timer_leaves_no_alarm_behind() {
 #[test]
 fn psci_answers() {
     let mut machine = Machine::new(2);
-    machine.vm.vcpu(1).unwrap().power().off = true;
+    machine.vm.vcpu(1).unwrap().change_power(|power| power.off = true);
     let ask = |arguments: [u32; 4], expected: i32| -> [Step; 2] {
         let check = move |context: &mut VcpuContext| {
             assert_eq!(context.r[0] as i32, expected, "{arguments:x?}");
@@ -393,7 +393,7 @@ fn psci_answers() {
     machine.script(steps.into_iter().flatten());
     assert_eq!(machine.run(0), Return::Interrupted);
     let start = PowerOn { entry: 0x1000, context_id: 7, big_endian: false };
-    assert_eq!(*machine.vm.vcpu(1).unwrap().power(), Power { off: false, start: Some(start) });
+    assert_eq!(machine.vm.vcpu(1).unwrap().power(), Power { off: false, start: Some(start) });
     // A vCPU that was initialised without PSCI 0.2 has 0.1.
     machine.states[0].psci_0_2 = false;
     let steps = [ask([id::PSCI_VERSION, 0, 0, 0], -1), ask([id::KVM_PSCI_FN_CPU_ON, 1, 0, 0], id::INVALID_PARAMETERS)];
@@ -405,7 +405,7 @@ fn psci_answers() {
 fn cpu_on_starts_a_vcpu_from_reset() {
     for (entry, big_endian) in [(0x6000_0000, false), (0x6000_0001, true)] {
         let mut machine = Machine::new(2);
-        machine.vm.vcpu(1).unwrap().power().off = true;
+        machine.vm.vcpu(1).unwrap().change_power(|power| power.off = true);
         machine.script([at(0, move |context| {
             context.cpsr |= if big_endian { Psr::E.bits() } else { 0 };
             hvc(context, [id::CPU_ON, 1, entry, 0x1234])
@@ -436,7 +436,7 @@ fn cpu_on_starts_a_vcpu_from_reset() {
 #[test]
 fn a_vcpu_that_is_off_waits_for_its_start() {
     let mut machine = Machine::new(2);
-    machine.vm.vcpu(1).unwrap().power().off = true;
+    machine.vm.vcpu(1).unwrap().change_power(|power| power.off = true);
     let vm = machine.vm.clone();
     let start = PowerOn { entry: START, context_id: 9, big_endian: false };
     let sleeps = on_sleep(
@@ -445,7 +445,7 @@ fn a_vcpu_that_is_off_waits_for_its_start() {
         vec![
             Box::new(|| {}),
             Box::new(move || {
-                *vm.vcpu(1).unwrap().power() = Power { off: false, start: Some(start) };
+                vm.vcpu(1).unwrap().change_power(|power| *power = Power { off: false, start: Some(start) });
                 vm.vcpu(1).unwrap().kick();
             }),
         ],
@@ -457,7 +457,7 @@ fn a_vcpu_that_is_off_waits_for_its_start() {
     assert_eq!(machine.run(1), Return::Interrupted);
     assert_eq!((sleeps.load(Ordering::SeqCst), machine.entries()), (2, 2));
     // A signal ends the wait.
-    machine.vm.vcpu(1).unwrap().power().off = true;
+    machine.vm.vcpu(1).unwrap().change_power(|power| power.off = true);
     machine.host.set_signal(false);
     machine.vm.place(1).unwrap().waiter().set_signal(true);
     assert_eq!((machine.run(1), machine.entries()), (Return::Interrupted, 2));
@@ -471,10 +471,13 @@ fn a_vcpu_that_is_turned_off_or_restarted_at_the_last_moment_is_not_entered_wher
         let start = PowerOn { entry: START + 0x100, context_id: 0, big_endian: false };
         let on_again = Power { off: false, start: Some(start) };
         machine.host.race_entry(move || {
-            *vm.vcpu(0).unwrap().power() = if restart { on_again } else { Power { off: true, start: None } };
+            vm.vcpu(0)
+                .unwrap()
+                .change_power(|power| *power = if restart { on_again } else { Power { off: true, start: None } });
         });
         let vm = machine.vm.clone();
-        let sleeps = on_sleep(&machine, 0, vec![Box::new(move || *vm.vcpu(0).unwrap().power() = on_again)]);
+        let sleeps =
+            on_sleep(&machine, 0, vec![Box::new(move || vm.vcpu(0).unwrap().change_power(|power| *power = on_again))]);
         machine.script([at(0x100, |_| ExitCode::Interrupt)]);
         assert_eq!(machine.run(0), Return::Interrupted);
         assert_eq!(sleeps.load(Ordering::SeqCst), usize::from(!restart));

@@ -379,11 +379,11 @@ fn an_sgi_kicks_the_other_and_not_the_sender() {
     })]);
     machine.run(0);
     assert_eq!((sender.wakes(), other.wakes()), (before.0, before.1 + 1));
-    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1)), Some(false), "its interface is still closed");
+    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1, 0)), Some(false), "its interface is still closed");
     machine.script([at(0, |_| ExitCode::Interrupt)]);
     machine.open_interface();
     machine.run(1);
-    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1)), Some(true));
+    assert_eq!(machine.vm.with_vgic(|vgic| vgic.has_deliverable(1, OPEN)), Some(true));
 }
 
 #[test]
@@ -533,8 +533,7 @@ fn hyp_mode_gone_and_hyp_mode_in_panic() {
     assert_eq!(machine.run(0), Return::Exit(gone));
     assert!(machine.states[0].initialised);
     machine.script([at(0, |_| ExitCode::HypPanic)]);
-    let mut data = [0; 16];
-    data[0] = 0xffff_fffe;
+    let data = [0xffff_fffe, 0];
     let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
     assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
     machine.script([]);
@@ -549,8 +548,7 @@ fn hyp_mode_gone_and_hyp_mode_in_panic() {
 fn an_exit_that_should_not_be() {
     let mut machine = Machine::new(1);
     machine.script([at(0, |context| trap(context, 0x3f << 26))]);
-    let mut data = [0; 16];
-    data[0] = 0xfc00_0000;
+    let data = [0xfc00_0000, 0];
     let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
     assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
 }

@@ -31,13 +31,20 @@ pub struct Power {
 pub struct Vcpu<H: Host> {
     waiter: H::Waiter,
     in_guest: AtomicBool,
+    /// On, and started: what `power` says, without its lock. Written under it.
+    runs: AtomicBool,
     power: H::Spin<Power>,
 }
 
 impl<H: Host> Vcpu<H> {
     /// One that is on and does not run. May sleep.
     pub fn new(host: &H) -> Result<Self, OutOfMemory> {
-        Ok(Self { waiter: host.waiter()?, in_guest: AtomicBool::new(false), power: Lock::new(Power::default()) })
+        Ok(Self {
+            waiter: host.waiter()?,
+            in_guest: AtomicBool::new(false),
+            runs: AtomicBool::new(true),
+            power: Lock::new(Power::default()),
+        })
     }
 
     /// Where its thread sleeps.
@@ -46,8 +53,21 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// Whether it is on, and how it is to start.
-    pub fn power(&self) -> <H::Spin<Power> as Lock<Power>>::Guard<'_> {
-        self.power.lock()
+    pub fn power(&self) -> Power {
+        *self.power.lock()
+    }
+
+    /// Changes that. [`Self::kick`] follows where the vCPU may be running.
+    pub fn change_power<R>(&self, change: impl FnOnce(&mut Power) -> R) -> R {
+        let mut power = self.power.lock();
+        let result = change(&mut power);
+        self.runs.store(!power.off && power.start.is_none(), Ordering::SeqCst);
+        result
+    }
+
+    /// Whether it is on and was started as asked. As for [`Self::power`], a running vCPU is kicked when it changes.
+    pub fn runs(&self) -> bool {
+        self.runs.load(Ordering::SeqCst)
     }
 
     /// Wakes it if it sleeps, and makes it leave the guest if it runs there. What it is to notice was changed before.

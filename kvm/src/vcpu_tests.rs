@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 #[test]
 fn a_new_vcpu_is_on_and_out() {
     let vcpu = Vcpu::new(&fake::Host::new()).unwrap();
-    assert_eq!(*vcpu.power(), Power { off: false, start: None });
+    assert_eq!(vcpu.power(), Power { off: false, start: None });
     vcpu.kick();
     assert_eq!((vcpu.waiter().wakes(), vcpu.waiter().kicks()), (1, 0));
 }

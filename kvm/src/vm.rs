@@ -119,6 +119,41 @@ pub enum Hit {
     Nothing,
 }
 
+/// Whether a VM runs with an interrupt controller, and where it lies: asked at every exit, so without a lock.
+#[derive(Default)]
+struct Settled {
+    /// 0 not known yet, 1 without, 2 with. Written after the addresses.
+    what: AtomicU32,
+    dist: AtomicU64,
+    cpu: AtomicU64,
+}
+
+impl Settled {
+    fn is_known(&self) -> bool {
+        self.what.load(Ordering::Acquire) != 0
+    }
+
+    fn with_irqchip(&self) -> bool {
+        self.what.load(Ordering::Acquire) == 2
+    }
+
+    fn without_irqchip(&self) {
+        self.what.store(1, Ordering::Release);
+    }
+
+    fn irqchip_at(&self, dist: Ipa, cpu: Ipa) {
+        self.dist.store(dist.get(), Ordering::Relaxed);
+        self.cpu.store(cpu.get(), Ordering::Relaxed);
+        self.what.store(2, Ordering::Release);
+    }
+
+    /// Where distributor and CPU interface lie.
+    fn irqchip(&self) -> Option<(Ipa, Ipa)> {
+        let place = |at: &AtomicU64| Ipa::new(at.load(Ordering::Relaxed));
+        self.with_irqchip().then(|| (place(&self.dist), place(&self.cpu)))
+    }
+}
+
 /// A VM.
 pub struct Vm<H: Host> {
     /// Its memory.
@@ -129,6 +164,10 @@ pub struct Vm<H: Host> {
     /// Bit n: vCPU n was created.
     created: AtomicU32,
     irqchip: H::Spin<Irqchip<H>>,
+    /// What [`Self::prepare_to_run`] found, which does not change any more.
+    settled: Settled,
+    /// Bit n: an interrupt is queued or loaded for vCPU n. Written under `irqchip`, before the vCPU is kicked.
+    concerned: AtomicU32,
     firmware: H::Spin<Firmware>,
     /// Counts changes of it, each when it is done.
     firmware_changed: AtomicU32,
@@ -156,6 +195,8 @@ impl<H: Host> Vm<H> {
             vcpus,
             created: AtomicU32::new(0),
             irqchip: Lock::new(irqchip),
+            settled: Settled::default(),
+            concerned: AtomicU32::new(0),
             firmware: Lock::new(Firmware {
                 version: Version::V1_0,
                 branch_hardening: branch_hardening(hypervisor),
@@ -235,9 +276,9 @@ impl<H: Host> Vm<H> {
         self.irqchip.lock().wanted
     }
 
-    /// Whether it has one that is made.
+    /// Whether it has one that vCPUs run with.
     pub fn has_running_irqchip(&self) -> bool {
-        self.irqchip.lock().vgic.is_some()
+        self.settled.with_irqchip()
     }
 
     /// Where a region of the interrupt controller lies. `Ok(None)`: not said yet.
@@ -351,10 +392,14 @@ impl<H: Host> Vm<H> {
 
     /// What has to be there before a vCPU runs: an interrupt controller that was asked for has its addresses and is made.
     pub fn prepare_to_run(&self, hypervisor: &Hypervisor<H>) -> Result<(), IrqchipError> {
-        {
+        if self.settled.is_known() {
+            return Ok(());
+        }
+        let (dist, cpu) = {
             let mut irqchip = self.irqchip.lock();
             if !irqchip.wanted {
                 irqchip.refused = true;
+                self.settled.without_irqchip();
                 return Ok(());
             }
             let (Some(dist), Some(cpu)) = (irqchip.dist, irqchip.cpu) else {
@@ -363,16 +408,16 @@ impl<H: Host> Vm<H> {
             if dist.get() < cpu.get() + CPU_SIZE && cpu.get() < dist.get() + DIST_SIZE {
                 return Err(IrqchipError::Invalid);
             }
-        }
-        self.initialise_irqchip(hypervisor)
+            (dist, cpu)
+        };
+        self.initialise_irqchip(hypervisor)?;
+        self.settled.irqchip_at(dist, cpu);
+        Ok(())
     }
 
     /// Where the distributor is, if it is made and no slot lies over it.
     pub fn distributor(&self) -> Option<Ipa> {
-        let at = {
-            let irqchip = self.irqchip.lock();
-            irqchip.dist.filter(|_| irqchip.vgic.is_some())?
-        };
+        let (at, _) = self.settled.irqchip()?;
         self.memory.host_address(at).is_none().then_some(at)
     }
 
@@ -383,18 +428,15 @@ impl<H: Host> Vm<H> {
 
     /// What of ours lies at `ipa`, where no memory does.
     pub fn hit(&self, hypervisor: &Hypervisor<H>, ipa: Ipa) -> Hit {
-        let irqchip = self.irqchip.lock();
-        if irqchip.vgic.is_none() {
-            return Hit::Nothing;
-        }
-        let offset_in = |base: Option<Ipa>, size: u64| {
-            let offset = ipa.get().checked_sub(base?.get())?;
+        let Some((dist, cpu)) = self.settled.irqchip() else { return Hit::Nothing };
+        let offset_in = |base: Ipa, size: u64| {
+            let offset = ipa.get().checked_sub(base.get())?;
             (offset < size).then_some(offset)
         };
-        if let Some(offset) = offset_in(irqchip.dist, DIST_SIZE) {
+        if let Some(offset) = offset_in(dist, DIST_SIZE) {
             return Hit::Distributor(offset as u32);
         }
-        let page = offset_in(irqchip.cpu, CPU_SIZE).and_then(|offset| hypervisor.hardware.gicv.checked_add(offset));
+        let page = offset_in(cpu, CPU_SIZE).and_then(|offset| hypervisor.hardware.gicv.checked_add(offset));
         page.map_or(Hit::Nothing, |page| Hit::CpuInterface(page.page()))
     }
 
@@ -402,7 +444,16 @@ impl<H: Host> Vm<H> {
     pub fn with_vgic<R>(&self, work: impl FnOnce(&mut VmVgic<H>) -> R) -> Option<R> {
         let mut irqchip = self.irqchip.lock();
         let vgic = irqchip.vgic.as_mut()?.first_mut()?.as_mut()?;
-        Some(work(vgic))
+        let result = work(vgic);
+        self.concerned.store(vgic.concerned().bits().into(), Ordering::Relaxed);
+        Some(result)
+    }
+
+    /// Whether an interrupt is queued or loaded for a vCPU: if not, there is nothing to ask the interrupt controller about.
+    ///
+    /// The answer is good for a vCPU that has marked itself as in the guest: what comes later kicks it.
+    pub fn is_concerned(&self, vcpu: usize) -> bool {
+        self.concerned.load(Ordering::Relaxed) >> vcpu & 1 != 0
     }
 
     /// What the guest's firmware is like.

@@ -214,6 +214,7 @@ fn a_vcpu_needs_both_addresses() {
 #[test]
 fn what_an_access_hits() {
     let machine = Machine::new(1);
+    machine.vm.prepare_to_run(&machine.hypervisor).unwrap();
     let hit = |at| machine.vm.hit(&machine.hypervisor, Ipa::new(at));
     assert_eq!([hit(DIST), hit(DIST + 0xfff)], [Hit::Distributor(0), Hit::Distributor(0xfff)]);
     let page = |offset| Hit::CpuInterface(HostPhys::new(GICV + offset));

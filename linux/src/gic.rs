@@ -108,7 +108,7 @@ impl Gic {
     /// Takes a vCPU's interrupts back and silences the hardware. Interrupts are off.
     pub fn store(&self, interface: &mut CpuInterface) {
         interface.vmcr = self.read(gich::VMCR as usize);
-        if interface.used != 0 || interface.hcr & !gich::HCR_EN != 0 || interface.apr != 0 {
+        if interface.is_in_use() {
             interface.hcr = self.read(gich::HCR as usize);
             interface.apr = self.read(gich::APR as usize);
             for (index, register) in interface.lr.iter_mut().enumerate().take(interface.used) {

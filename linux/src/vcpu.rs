@@ -24,7 +24,7 @@ use kvm::vcpu::{Power, VcpuState};
 use kvm::vm::Hypervisor;
 use uapi::ioctl::*;
 use uapi::registers::{OneReg, RegList};
-use uapi::run::{Exit, ExitPayload, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
+use uapi::run::{Exit, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
 use uapi::vcpu::*;
 
 /// Bytes of a signal set: 64 signals.
@@ -85,8 +85,7 @@ impl VcpuObject {
     }
 
     fn report(&self, exit: &Exit) {
-        let mut payload: ExitPayload = [0; 32];
-        let words = exit.encode(&mut payload);
+        let (payload, words) = exit.encode();
         for (index, word) in payload.iter().enumerate().take(words) {
             self.set_shared(offset_of!(Run, exit) + index * 8, *word);
         }
@@ -177,7 +176,7 @@ impl VcpuObject {
         state.pending = None;
         state.lost = false;
         let vcpu = self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?;
-        *vcpu.power() = Power { off: request.has(KVM_ARM_VCPU_POWER_OFF), start: None };
+        vcpu.change_power(|power| *power = Power { off: request.has(KVM_ARM_VCPU_POWER_OFF), start: None });
         Ok(0)
     }
 
@@ -243,7 +242,7 @@ impl VcpuObject {
             KVM_MP_STATE_STOPPED => true,
             _ => return Err(Errno::EINVAL),
         };
-        self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?.power().off = off;
+        self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?.change_power(|power| power.off = off);
         Ok(0)
     }
 

@@ -260,7 +260,7 @@ fn the_physical_timer_is_reached() {
     assert_eq!(vcpu.write(word(reg::CNTP_CTL), 1), Outcome::PhysicalTimerWritten);
     vcpu.context.r[5] = 0;
     assert_eq!(vcpu.read(word(reg::CNTP_CTL)), (Outcome::Emulated, 1));
-    assert_eq!(vcpu.context.physical_timer.deadline(NOW), Some(0x7_0000_0000));
+    assert_eq!(vcpu.context.physical_timer.deadline(|| NOW), Some(0x7_0000_0000));
 }
 
 #[test]

@@ -17,7 +17,6 @@ use crate::mmio::{self, Decoded};
 use crate::psci;
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use arch::condition::InstructionLength;
-use arch::gic::gich;
 use arch::syndrome::{self, DataAbort, Trap};
 use hyp_abi::context::{Answer, NO_PAGE};
 use uapi::psci as id;
@@ -101,7 +100,7 @@ impl<H: Host> Run<'_, H> {
         let (number, len) = (self.number, access.size.bytes());
         let host = &self.hypervisor.host;
         let interface = &mut self.state.cpu_interface;
-        let in_use = interface.used != 0 || interface.apr != 0 || interface.hcr & !gich::HCR_EN != 0;
+        let in_use = interface.is_in_use();
         if in_use {
             host.store_cpu_interface(interface);
         }

@@ -185,7 +185,7 @@ proptest! {
                 2 => drop(machine.vgic.dist_read(vcpu, near, 4)),
                 3 => drop(machine.vgic.dist_write(vcpu, near & !3, 4, value)),
                 4 => drop(machine.vgic.set_level(vcpu, offset & 0x7f, value & 1 != 0)),
-                5 => drop((machine.vgic.deactivate(vcpu, value).ended().count(), machine.vgic.has_deliverable(vcpu))),
+                5 => drop((machine.vgic.deactivate(vcpu, value).ended().count(), machine.vgic.has_deliverable(vcpu, value))),
                 6 => drop((machine.vgic.map_hw(vcpu, offset & 0x3f, value & 0x7ff), machine.vgic.hw_active(vcpu, near))),
                 _ => {
                     let mut interface = CpuInterface { hcr: raw[0], vmcr: raw[1], ..CpuInterface::default() };

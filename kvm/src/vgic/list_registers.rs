@@ -56,6 +56,22 @@ pub struct CpuInterface {
     pub used: usize,
 }
 
+impl CpuInterface {
+    /// What [`Vgic::enter`] makes of it where the vCPU is not concerned by any interrupt.
+    pub fn load_nothing(&mut self) {
+        for register in self.lr.iter_mut().take(self.used) {
+            *register = ListRegister::EMPTY;
+        }
+        self.used = 0;
+        self.hcr = gich::HCR_EN;
+    }
+
+    /// Whether the guest may have changed more than VMCR.
+    pub fn is_in_use(&self) -> bool {
+        self.used != 0 || self.apr != 0 || self.hcr != gich::HCR_EN
+    }
+}
+
 /// What [`Vgic::exit`] found.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
@@ -120,11 +136,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if self.vcpus.get(vcpu).is_some_and(|state| state.used != 0) {
             let _ = self.exit(vcpu, cpu);
         }
-        for register in cpu.lr.iter_mut().take(cpu.used) {
-            *register = ListRegister::EMPTY;
-        }
-        cpu.used = 0;
-        cpu.hcr = gich::HCR_EN;
+        cpu.load_nothing();
         let Some(state) = self.vcpus.get(vcpu) else { return };
         if state.queue.is_empty() {
             return;
@@ -241,7 +253,6 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         self.ended_count = 0;
         let mut kicks = Kicks::NONE;
         let Some(state) = self.vcpus.get_mut(vcpu) else { return self.exit_with(kicks) };
-        state.vmcr = cpu.vmcr;
         let used = core::mem::take(&mut state.used);
 
         // Before the registers are taken in, those not loaded are those that the ends counted can have meant.
@@ -317,8 +328,8 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             .min_by_key(|&intid| self.interrupt(vcpu, intid).map_or(u8::MAX, |interrupt| interrupt.active_priority))
     }
 
-    /// Everyone who has an interrupt queued, or loaded.
-    pub(super) fn concerned(&self) -> Kicks {
+    /// Everyone who has an interrupt queued, or loaded. Whoever has not needs neither [`Self::enter`] nor [`Self::exit`].
+    pub fn concerned(&self) -> Kicks {
         self.vcpus
             .iter()
             .enumerate()

@@ -404,7 +404,7 @@ pub fn step_and_check(machine: &mut Machine, reference: &mut Reference, step: &S
             }
         } else {
             let expected = !reference.unmasked(vcpu).is_empty();
-            assert_eq!(machine.vgic.has_deliverable(vcpu), expected, "vCPU {vcpu}");
+            assert_eq!(machine.vgic.has_deliverable(vcpu, core.interface.vmcr), expected, "vCPU {vcpu}");
             let new = reference.forwarded(vcpu).iter().any(|intid| !before.contains(intid));
             assert!(!new || machine.looked.contains(vcpu), "vCPU {vcpu} sleeps on");
         }

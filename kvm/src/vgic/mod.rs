@@ -65,6 +65,11 @@ impl Kicks {
         Self(if vcpu < MAX_CPUS { 1 << vcpu } else { 0 })
     }
 
+    /// A bit for each vCPU.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// Nobody is in it.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -115,8 +120,6 @@ pub enum Invalid {
 struct Vcpu {
     /// Interrupts that are active on it, and enabled pending ones that it should take.
     queue: Queue,
-    /// GICH_VMCR when it last left the guest.
-    vmcr: u32,
     /// Interrupts in its list registers, in their order.
     loaded: [u16; LIST_REGISTERS],
     /// How many of those.
@@ -161,7 +164,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if !sound || interrupts.len() < Self::storage(vcpus, nr_irqs) {
             return Err(Invalid::Size);
         }
-        let vcpu = Vcpu { queue: Queue::EMPTY, vmcr: 0, loaded: [0; LIST_REGISTERS], used: 0 };
+        let vcpu = Vcpu { queue: Queue::EMPTY, loaded: [0; LIST_REGISTERS], used: 0 };
         let mut vgic = Self {
             ctlr: 0,
             nr_irqs,
@@ -233,12 +236,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     }
 
     /// Whether a vCPU that waits in WFI has something to wake up for: enabled, pending, forwarded, and past the priority mask
-    /// and the group enables of its CPU interface as they were at its last exit.
-    pub fn has_deliverable(&self, vcpu: usize) -> bool {
+    /// and the group enables of its CPU interface, which `vmcr` holds as they were at its last exit.
+    pub fn has_deliverable(&self, vcpu: usize, vmcr: u32) -> bool {
         let Some(state) = self.vcpus.get(vcpu) else { return false };
         state.queue.iter().any(|intid| {
             self.interrupt(vcpu, intid).is_some_and(|interrupt| {
-                self.deliverable(interrupt, intid, vcpu) && list_registers::passes_interface(interrupt, state.vmcr)
+                self.deliverable(interrupt, intid, vcpu) && list_registers::passes_interface(interrupt, vmcr)
             })
         })
     }
