@@ -332,6 +332,17 @@ pub const fn is_device_access(hsr: u32) -> bool {
     hsr & FIELDS == 0x24 << 26 | ISV | FAULT_KIND_TRANSLATION
 }
 
+/// What a word access is that [`is_device_access`]: which register, and whether it is stored. `None`: another width.
+pub const fn word_access(hsr: u32) -> Option<(Rt, bool)> {
+    if hsr >> 22 & 0b11 != 0b10 {
+        return None;
+    }
+    match Rt::new(hsr >> 16) {
+        Some(rt) => Some((rt, hsr & 1 << 6 != 0)),
+        None => None,
+    }
+}
+
 /// ISV: the syndrome describes the access.
 const ISV: u32 = 1 << 24;
 /// EA.

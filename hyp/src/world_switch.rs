@@ -19,8 +19,8 @@
 use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::{hcr, hsr};
 use crate::{answers, deferred, essential, fault_ipa, tlb, traps, vectors, vfp, vtimer};
-use arch::psr::Mode;
-use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, HVC, exception_class, is_device_access};
+use arch::psr::{Mode, Psr};
+use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, exception_class, is_device_access};
 use hyp_abi::context::{ExitCode, VcpuContext};
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
@@ -72,9 +72,14 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
 /// Whether the module can probably answer at once. It works with what [`essential`] stores, so the guest is in Supervisor mode.
 #[inline(always)]
 fn is_short(context: &VcpuContext, class: u8, syndrome: u32) -> bool {
-    Mode::from_psr(context.cpsr) == Some(Mode::Svc)
-        && (matches!(class, HVC | CP15 | CP15_WIDE)
-            || is_device_access(syndrome) && context.exit.hpfar == context.control.distributor)
+    if context.cpsr & Psr::M.bits() != Mode::Svc as u32 {
+        return false;
+    }
+    match class {
+        DATA_ABORT => context.exit.hpfar == context.control.distributor && is_device_access(syndrome),
+        HVC | CP15 | CP15_WIDE => true,
+        _ => false,
+    }
 }
 
 /// The first half of [`enter`], for [`crate::provoke`].

@@ -78,7 +78,7 @@ pub struct GuestMemory<H: Host> {
     changes: H::Mutex<()>,
     state: H::Spin<State<H>>,
     /// Counts changes of slots, each when it is done.
-    slots_changed: AtomicU32,
+    pub(crate) slots_changed: AtomicU32,
 }
 
 impl<H: Host> GuestMemory<H> {

@@ -426,6 +426,12 @@ impl<H: Host> Vm<H> {
         self.memory.slots_generation().wrapping_add(self.firmware_changed.load(Ordering::Acquire))
     }
 
+    /// Whether nothing has changed since [`Self::generation`] was that.
+    pub fn is_of(&self, generation: Option<u32>) -> bool {
+        let slots = self.memory.slots_changed.load(Ordering::Relaxed);
+        generation == Some(slots.wrapping_add(self.firmware_changed.load(Ordering::Relaxed)))
+    }
+
     /// What of ours lies at `ipa`, where no memory does.
     pub fn hit(&self, hypervisor: &Hypervisor<H>, ipa: Ipa) -> Hit {
         let Some((dist, cpu)) = self.settled.irqchip() else { return Hit::Nothing };

@@ -39,7 +39,8 @@ impl<T: Send + Sync> Resident<T> {
 
     /// The value. ENODEV where it is not there.
     pub fn get(&'static self) -> Result<&'static T> {
-        let raw = self.raw.load(Ordering::Acquire);
+        // Relaxed: it was put in place before whoever asks could be called, and that was made known by a lock of the kernel's.
+        let raw = self.raw.load(Ordering::Relaxed);
         if raw.is_null() {
             return Err(Errno::ENODEV);
         }

@@ -209,6 +209,10 @@ proptest! {
         // Whoever asks decodes as well: what is looked at too hard is only slower.
         prop_assert!(is_device_access(word) || !is_device || word & CM != 0);
         prop_assert!(!is_device_access(word) || word >> 26 == 0x24 && word & (CM | S1PTW | EA) == 0);
+        if let Some(Trap::DataAbort(DataAbort { access: Some(access), write, .. })) = Trap::from_hsr(word) {
+            let expected = (access.size == AccessSize::Word).then_some((access.rt, write));
+            prop_assert_eq!(word_access(word), expected);
+        }
         let level_zero = word & 0b11 == 0;
         prop_assert!(level_zero || tells_ipa.is_none_or(|tells| tells == abort_tells_ipa(word)));
     }

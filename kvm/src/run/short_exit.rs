@@ -13,13 +13,17 @@ use super::{Run, fill_interface};
 use crate::cp15::trap;
 use crate::guest_registers;
 use crate::host::Host;
-use crate::mmio::{self, Decoded};
 use crate::psci;
 use crate::vgic::{Interrupt, Kicks, Vgic};
+use arch::addr::PAGE_SIZE;
 use arch::condition::InstructionLength;
-use arch::syndrome::{self, DataAbort, Trap};
+use arch::psr::Psr;
+use arch::syndrome::{self, Trap};
 use hyp_abi::context::{Answer, NO_PAGE};
 use uapi::psci as id;
+
+/// r0 to r12: Supervisor mode has those of User mode, and SP and LR of its own.
+const LOW_REGISTERS: usize = 13;
 
 impl<H: Host> Run<'_, H> {
     /// Writes into the context what Hyp mode may answer, and what is a short exit. Interrupts are off.
@@ -83,49 +87,62 @@ impl<H: Host> Run<'_, H> {
         psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered
     }
 
-    /// An access to the distributor. If nothing of this vCPU is in list registers, all is known without asking the hardware;
-    /// otherwise what it has is taken in first and given out again.
+    /// A word between the distributor and one of r0 to r12, which is all that guests do often. Whatever else there is, byte
+    /// order and the errata of stores included, is left to [`mmio`](crate::mmio).
+    ///
+    /// If nothing of this vCPU is in list registers, all is known without asking the hardware; otherwise what it has is taken in
+    /// first and given out again.
     fn distributor_at_once(&mut self, hsr: u32) -> bool {
         let context = &mut *self.state.context;
-        let ipa = syndrome::fault_ipa(context.exit.hpfar, context.exit.far);
-        let offset = ipa.page_offset() as u32;
-        let page_is_known = self.state.answers_as_of == Some(self.vm.generation());
+        let Some((rt, write)) = syndrome::word_access(hsr) else { return false };
+        let status = guest_registers::cpsr(context);
+        let plain = !status.intersects(if write { Psr::E.union(Psr::T) } else { Psr::E }.union(Psr::IT));
+        let Some(register) = context.r.get_mut(rt.index()).filter(|_| plain && rt.index() < LOW_REGISTERS) else {
+            return false;
+        };
+        let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
         // While the virtual timer's line counts as high the timer itself has to be looked at.
-        let timer_is_quiet = !self.state.timer_lines[0];
-        if !page_is_known || !timer_is_quiet || Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
+        if !self.vm.is_of(self.state.answers_as_of)
+            || self.state.timer_lines[0]
+            || Vgic::<H::Array<Interrupt>>::needs_others_out(offset)
+        {
             return false;
         }
-        let (abort, length) = (DataAbort::from_hsr(hsr), InstructionLength::from_hsr(hsr));
-        let Decoded::Access(access) = mmio::decode(context, &abort, ipa, length) else { return false };
-        let (number, len) = (self.number, access.size.bytes());
-        let host = &self.hypervisor.host;
+        let number = self.number;
         let interface = &mut self.state.cpu_interface;
-        let in_use = interface.is_in_use();
-        if in_use {
-            host.store_cpu_interface(interface);
-        }
-        let done = self.vm.with_vgic(|vgic| {
-            let mut kicks = if in_use { vgic.exit(number, interface).kicks } else { Kicks::NONE };
-            let value = match access.written_value() {
-                Some(value) => {
-                    kicks |= vgic.dist_write(number, offset, len, value);
-                    0
-                }
-                None => vgic.dist_read(number, offset, len),
-            };
-            let reload = in_use || kicks.contains(number);
-            if reload && !in_use {
-                // The guest may have changed its priority mask meanwhile.
+        if !write && !interface.is_in_use() {
+            let Some(value) = self.vm.with_vgic(|vgic| vgic.dist_read(number, offset, 4)) else { return false };
+            *register = value;
+        } else {
+            let host = &self.hypervisor.host;
+            let was_in_use = interface.is_in_use();
+            if was_in_use {
                 host.store_cpu_interface(interface);
             }
-            (value, kicks, reload.then(|| fill_interface(vgic, number, interface)))
-        });
-        let Some((value, kicks, in_flight)) = done else { return false };
-        if in_flight.is_some() {
-            self.load_interface(in_flight);
+            let done = self.vm.with_vgic(|vgic| {
+                let mut kicks = if was_in_use { vgic.exit(number, interface).kicks } else { Kicks::NONE };
+                if write {
+                    kicks |= vgic.dist_write(number, offset, 4, *register);
+                } else {
+                    *register = vgic.dist_read(number, offset, 4);
+                }
+                if !was_in_use && kicks.contains(number) {
+                    // The guest may have changed its priority mask meanwhile.
+                    host.store_cpu_interface(interface);
+                }
+                let reload = was_in_use || kicks.contains(number);
+                (kicks, reload.then(|| fill_interface(vgic, number, interface)))
+            });
+            let Some((kicks, in_flight)) = done else { return false };
+            if in_flight.is_some() {
+                self.load_interface(in_flight);
+            }
+            if !kicks.is_empty() {
+                self.vm.kick(kicks.without(number));
+            }
         }
-        access.finish_with_value(&mut self.state.context, value);
-        self.vm.kick(kicks.without(number));
+        let context = &mut *self.state.context;
+        context.pc = context.pc.wrapping_add(InstructionLength::from_hsr(hsr).bytes());
         true
     }
 }

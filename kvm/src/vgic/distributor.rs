@@ -77,6 +77,25 @@ const CLEAR_SGI_PENDING: Block = sgi_array(Register::ClearSgiPending, gicd::CPEN
 const SET_SGI_PENDING: Block = sgi_array(Register::SetSgiPending, gicd::SPENDSGIR);
 
 impl Block {
+    /// The block that an access of `len` bytes at `offset` reaches.
+    fn reached(offset: u32, len: u32) -> Option<&'static Self> {
+        if !matches!(len, 1 | 4) || offset & (len - 1) != 0 {
+            return None;
+        }
+        Self::at(offset).filter(|block| len == 4 || block.bytes)
+    }
+
+    /// The first interrupt whose field is at an offset of an array.
+    fn first_field(&self, offset: u32) -> u32 {
+        (offset - self.base) * 8 >> self.log2_bits
+    }
+
+    /// What an access reaches that was found to reach the block.
+    fn access(&self, offset: u32, len: u32) -> Access {
+        let count = len * 8 >> self.log2_bits;
+        Access { register: self.register, first: self.first_field(offset), count, log2_bits: self.log2_bits }
+    }
+
     /// The block that an offset is in. Arrays are a multiple of 128 bytes, and begin at one.
     fn at(offset: u32) -> Option<&'static Self> {
         let block = match offset / 0x80 {
@@ -86,27 +105,47 @@ impl Block {
                 gicd::IIDR => &IMPLEMENTER,
                 _ => return None,
             },
-            1 => &GROUP,
-            2 => &SET_ENABLE,
-            3 => &CLEAR_ENABLE,
-            4 => &SET_PENDING,
-            5 => &CLEAR_PENDING,
-            6 => &SET_ACTIVE,
-            7 => &CLEAR_ACTIVE,
-            8..=15 => &PRIORITY,
-            16..=23 => &TARGETS,
-            24..=25 => &CONFIGURATION,
             30 => match offset & !0xf {
                 gicd::SGIR if offset & !3 == gicd::SGIR => &SEND_SGI,
                 gicd::CPENDSGIR => &CLEAR_SGI_PENDING,
                 gicd::SPENDSGIR => &SET_SGI_PENDING,
                 _ => return None,
             },
-            _ => return None,
+            stretch => ARRAYS.get(stretch as usize)?,
         };
-        Some(block)
+        (offset >= block.base).then_some(block)
     }
 }
+
+/// The arrays by stretches of 128 bytes, the first of which is not theirs.
+static ARRAYS: [Block; 26] = [
+    GROUP,
+    GROUP,
+    SET_ENABLE,
+    CLEAR_ENABLE,
+    SET_PENDING,
+    CLEAR_PENDING,
+    SET_ACTIVE,
+    CLEAR_ACTIVE,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    PRIORITY,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    TARGETS,
+    CONFIGURATION,
+    CONFIGURATION,
+];
 
 /// An access that reaches a register: `count` fields from number `first` on.
 struct Access {
@@ -117,20 +156,6 @@ struct Access {
 }
 
 impl Access {
-    /// Finds what an access of `len` bytes at `offset` reaches.
-    fn at(offset: u32, len: u32) -> Option<Self> {
-        if !matches!(len, 1 | 4) || offset & (len - 1) != 0 {
-            return None;
-        }
-        let block = Block::at(offset)?;
-        if len == 1 && !block.bytes {
-            return None;
-        }
-        let first = ((offset - block.base) * 8) >> block.log2_bits;
-        let count = (len * 8) >> block.log2_bits;
-        Some(Self { register: block.register, first, count, log2_bits: block.log2_bits })
-    }
-
     /// The interrupts' numbers, each with the place of its field in the value.
     fn fields(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let (first, log2_bits) = (self.first, self.log2_bits);
@@ -159,38 +184,48 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 
     /// A vCPU's read of `len` bytes at `offset` of the distributor. The value stands in the lower bits.
     pub fn dist_read(&self, vcpu: usize, offset: u32, len: u32) -> u32 {
-        let Some(access) = Access::at(offset, len) else { return 0 };
-        match access.register {
+        let Some(block) = Block::reached(offset, len) else { return 0 };
+        match block.register {
             Register::Control => self.ctlr,
             Register::Type => (self.nr_irqs as u32 / 32 - 1) | (self.nr_vcpus as u32 - 1) << 5,
             Register::Implementer => IIDR,
             Register::SendSgi => 0,
             // Words of interrupts that the VM does not have are never changed from zero.
-            Register::SetEnable | Register::ClearEnable => self.enabled.word(vcpu, access.first),
-            register => access.fields().fold(0, |value, (intid, shift)| {
-                value
-                    | self
-                        .interrupt(vcpu, intid)
-                        .map_or(0, |interrupt| read_field(register, interrupt, intid, self.all_vcpus()) << shift)
-            }),
+            Register::SetEnable | Register::ClearEnable => self.enabled.word(vcpu, block.first_field(offset)),
+            _ => self.read_fields(vcpu, &block.access(offset, len)),
         }
+    }
+
+    fn read_fields(&self, vcpu: usize, access: &Access) -> u32 {
+        access.fields().fold(0, |value, (intid, shift)| {
+            let field = self
+                .interrupt(vcpu, intid)
+                .map_or(0, |interrupt| read_field(access.register, interrupt, intid, self.all_vcpus()));
+            value | field << shift
+        })
     }
 
     /// A vCPU's write of `len` bytes at `offset` of the distributor.
     pub fn dist_write(&mut self, vcpu: usize, offset: u32, len: u32, value: u32) -> Kicks {
-        let Some(access) = Access::at(offset, len) else { return Kicks::NONE };
+        let Some(block) = Block::reached(offset, len) else { return Kicks::NONE };
         if vcpu >= self.nr_vcpus {
             return Kicks::NONE;
         }
-        match access.register {
+        match block.register {
             Register::Control => {
                 let ctlr = value & 3;
                 if core::mem::replace(&mut self.ctlr, ctlr) == ctlr { Kicks::NONE } else { self.concerned() }
             }
             Register::Type | Register::Implementer => Kicks::NONE,
             Register::SendSgi => Request::from_sgir(value).map_or(Kicks::NONE, |request| self.send_sgi(vcpu, request)),
-            Register::SetEnable => self.change_enabled(vcpu, access.first, |word| word | value),
-            Register::ClearEnable => self.change_enabled(vcpu, access.first, |word| word & !value),
+            Register::SetEnable => self.change_enabled(vcpu, block.first_field(offset), |word| word | value),
+            Register::ClearEnable => self.change_enabled(vcpu, block.first_field(offset), |word| word & !value),
+            _ => self.write_fields(vcpu, &block.access(offset, len), value),
+        }
+    }
+
+    fn write_fields(&mut self, vcpu: usize, access: &Access, value: u32) -> Kicks {
+        match access.register {
             // Zeros change nothing.
             register
             @ (Register::SetPending | Register::ClearPending | Register::SetActive | Register::ClearActive) => {

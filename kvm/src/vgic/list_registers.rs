@@ -327,13 +327,4 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             .filter(outside)
             .min_by_key(|&intid| self.interrupt(vcpu, intid).map_or(u8::MAX, |interrupt| interrupt.active_priority))
     }
-
-    /// Everyone who has an interrupt queued, or loaded. Whoever has not needs neither [`Self::enter`] nor [`Self::exit`].
-    pub fn concerned(&self) -> Kicks {
-        self.vcpus
-            .iter()
-            .enumerate()
-            .filter(|(_, state)| !state.queue.is_empty() || state.used != 0)
-            .fold(Kicks::NONE, |kicks, (vcpu, _)| kicks | Kicks::one(vcpu))
-    }
 }

@@ -212,6 +212,11 @@ impl Machine {
         }
         expected.sort_unstable();
         assert_eq!(in_queues, expected);
+        for vcpu in 0..VCPUS {
+            let state = &self.vgic.vcpus[vcpu];
+            let concerned = !state.queue.is_empty() || state.used != 0;
+            assert_eq!(self.vgic.concerned().contains(vcpu), concerned, "vCPU {vcpu}");
+        }
     }
 }
 

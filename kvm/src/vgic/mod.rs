@@ -138,6 +138,8 @@ pub struct Vgic<S> {
     list_registers: usize,
     vcpus: [Vcpu; MAX_CPUS],
     enabled: Enabled,
+    /// Who has something in its queue.
+    concerned: Kicks,
     /// What the last exit ended, and how many.
     ended: [u16; ENDS],
     ended_count: usize,
@@ -172,6 +174,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             list_registers: list_registers.clamp(1, LIST_REGISTERS),
             vcpus: [vcpu; MAX_CPUS],
             enabled: Enabled::RESET,
+            concerned: Kicks::NONE,
             ended: [0; ENDS],
             ended_count: 0,
             interrupts,
@@ -268,6 +271,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         self.exit_with(kicks)
     }
 
+    /// Everyone who has an interrupt queued, or loaded, since what is loaded stays in its queue. Whoever has not needs neither
+    /// [`Self::enter`] nor [`Self::exit`].
+    pub fn concerned(&self) -> Kicks {
+        self.concerned
+    }
+
     /// Where an interrupt is stored.
     fn index(&self, vcpu: usize, intid: u32) -> Option<usize> {
         let intid = intid as usize;
@@ -340,9 +349,13 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if before != after {
             if let Some(state) = before.and_then(|vcpu| self.vcpus.get_mut(usize::from(vcpu))) {
                 state.queue.remove(intid);
+                if state.queue.is_empty() {
+                    self.concerned = self.concerned.without(before.map_or(MAX_CPUS, usize::from));
+                }
             }
-            if let Some(state) = after.and_then(|vcpu| self.vcpus.get_mut(usize::from(vcpu))) {
+            if let Some(state) = home.and_then(|vcpu| self.vcpus.get_mut(vcpu)) {
                 state.queue.insert(intid);
+                self.concerned |= Kicks::one(home.unwrap_or(MAX_CPUS));
             }
             if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
                 interrupt.queued = after;
