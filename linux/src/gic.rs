@@ -13,7 +13,7 @@ use core::arch::asm;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::layout::MAX_CPUS;
-use kvm::vgic::CpuInterface;
+use kvm::vgic::{CpuInterface, LIST_REGISTERS};
 
 /// This CPU's virtual interface may hold anything: it was off, or somebody else's.
 pub fn forget_here() {
@@ -25,7 +25,6 @@ pub fn forget_here() {
 /// The regions that the device tree names, and GICH mapped.
 pub struct Gic {
     gich: *mut u32,
-    gich_words: usize,
     /// Where the guest's CPU interface really is.
     pub gicv: HostPhys,
     /// Whether the CPU interface can drop priority and deactivate apart (it has the page with GICC_DIR).
@@ -72,12 +71,11 @@ impl Gic {
         }
         let mut gic = Self {
             gich: mapped.cast(),
-            gich_words: (gich_bytes / 4) as usize,
             gicv: HostPhys::new(gicv),
             splits_end_of_interrupt: gicc_bytes >= 0x2000,
             list_registers: 0,
         };
-        gic.list_registers = (gic.read(gich::VTR as usize) & 0x3f) as usize + 1;
+        gic.list_registers = (gic.read(gich::VTR) & 0x3f) as usize + 1;
         Ok(gic)
     }
 
@@ -88,18 +86,18 @@ impl Gic {
 
     /// Gives a vCPU's interrupts to the hardware, in the order that [`CpuInterface`] asks for. Interrupts are off.
     pub fn load(&self, interface: &CpuInterface) {
-        self.write(gich::VMCR as usize, interface.vmcr);
-        self.write(gich::APR as usize, interface.apr);
+        self.write(gich::VMCR, interface.vmcr);
+        self.write(gich::APR, interface.apr);
         for (index, register) in interface.lr.iter().enumerate().take(interface.used) {
-            self.write(gich::LR0 as usize + index * 4, register.raw());
+            self.write(gich::LR0 + index as u32 * 4, register.raw());
         }
         if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
             let before = filled.swap(interface.used as u32, Ordering::Relaxed) as usize;
-            for index in interface.used..before.min(self.list_registers) {
-                self.write(gich::LR0 as usize + index * 4, 0);
+            for index in interface.used..before.min(self.list_registers.min(LIST_REGISTERS)) {
+                self.write(gich::LR0 + index as u32 * 4, 0);
             }
         }
-        self.write(gich::HCR as usize, interface.hcr);
+        self.write(gich::HCR, interface.hcr);
         // Device writes are complete before the guest can look at GICV, which is another region (A3.8.3).
         // SAFETY: a barrier.
         unsafe { asm!("dsb st", options(nostack, preserves_flags)) };
@@ -107,39 +105,39 @@ impl Gic {
 
     /// Takes a vCPU's interrupts back and silences the hardware. Interrupts are off.
     pub fn store(&self, interface: &mut CpuInterface) {
-        interface.vmcr = self.read(gich::VMCR as usize);
+        interface.vmcr = self.read(gich::VMCR);
         if interface.is_in_use() {
-            interface.hcr = self.read(gich::HCR as usize);
-            interface.apr = self.read(gich::APR as usize);
+            interface.hcr = self.read(gich::HCR);
+            interface.apr = self.read(gich::APR);
             for (index, register) in interface.lr.iter_mut().enumerate().take(interface.used) {
                 let before = *register;
-                *register = ListRegister::from_raw(self.read(gich::LR0 as usize + index * 4));
+                *register = ListRegister::from_raw(self.read(gich::LR0 + index as u32 * 4));
                 if before.hardware().is_some() && !register.valid() {
                     // The guest's deactivation went through to the physical interrupt.
                     ffi::ws_timer_ended();
                 }
             }
         }
-        self.write(gich::HCR as usize, 0);
+        self.write(gich::HCR, 0);
     }
 
-    /// Reads the register at a byte offset.
-    fn read(&self, offset: usize) -> u32 {
-        if offset / 4 >= self.gich_words {
-            return 0;
-        }
-        // SAFETY: within the mapped region (checked); device registers of this CPU.
-        unsafe { self.gich.add(offset / 4).read_volatile() }
+    /// Reads the register at a byte offset, one of [`gich`].
+    #[inline(always)]
+    fn read(&self, offset: u32) -> u32 {
+        // SAFETY: registers of this CPU; those of `gich`, and list registers below `LIST_REGISTERS`, lie within the GICH_BYTES that
+        // `find` demands of the region.
+        unsafe { self.gich.add(offset as usize / 4).read_volatile() }
     }
 
-    /// Writes the register at a byte offset.
-    fn write(&self, offset: usize, value: u32) {
-        if offset / 4 < self.gich_words {
-            // SAFETY: within the mapped region (checked); device registers of this CPU.
-            unsafe { self.gich.add(offset / 4).write_volatile(value) };
-        }
+    /// Writes the register at a byte offset, one of [`gich`].
+    #[inline(always)]
+    fn write(&self, offset: u32, value: u32) {
+        // SAFETY: as in `read`.
+        unsafe { self.gich.add(offset as usize / 4).write_volatile(value) };
     }
 }
+
+const _: () = assert!(gich::LR0 as u64 + 4 * LIST_REGISTERS as u64 <= GICH_BYTES);
 
 impl Drop for Gic {
     fn drop(&mut self) {

@@ -142,23 +142,24 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             return;
         }
 
-        let queue = state.queue;
-        if queue.iter().nth(self.list_registers).is_none() {
+        if state.queue.len() <= self.list_registers {
             // All fit, whatever their order.
-            for intid in queue.iter() {
+            let mut next = state.queue.next(0);
+            while let Some(intid) = next {
                 let loads = self
                     .interrupt(vcpu, intid)
                     .is_some_and(|interrupt| interrupt.active || self.deliverable(interrupt, intid, vcpu));
                 if loads {
                     self.load(vcpu, intid, true, cpu);
                 }
+                next = self.vcpus.get(vcpu).and_then(|state| state.queue.next(intid + 1));
             }
             return;
         }
 
         let mut active = Choice::new();
         let mut pending = Choice::new();
-        for intid in queue.iter() {
+        for intid in state.queue.iter() {
             let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
             if interrupt.active {
                 active.offer(interrupt.active_priority.into(), intid);

@@ -329,21 +329,19 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     ///
     /// A loaded interrupt stays where it is, and its vCPU must come out; [`Self::exit`] then settles it.
     fn settle(&mut self, vcpu: usize, intid: u32) -> Kicks {
-        let Some(interrupt) = self.interrupt(vcpu, intid) else { return Kicks::NONE };
+        let Some(index) = self.index(vcpu, intid) else { return Kicks::NONE };
+        let Some(interrupt) = self.interrupts.get(index) else { return Kicks::NONE };
         if let Some(loaded) = interrupt.loaded {
             return Kicks::one(loaded.vcpu.into());
         }
-        let home = if interrupt.active {
-            Some(interrupt.active_on.into())
+        let (home, forwarded) = if interrupt.active {
+            (Some(interrupt.active_on.into()), false)
         } else if self.signalled(interrupt, intid, vcpu) {
-            self.target(interrupt)
+            (self.target(interrupt), self.forwards(interrupt))
         } else {
-            None
+            (None, false)
         };
-        let kicks = match home {
-            Some(home) if self.deliverable(interrupt, intid, home) => Kicks::one(home),
-            _ => Kicks::NONE,
-        };
+        let kicks = home.filter(|_| forwarded).map_or(Kicks::NONE, Kicks::one);
         let before = interrupt.queued;
         let after = home.map(|home| home as u8);
         if before != after {
@@ -357,7 +355,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                 state.queue.insert(intid);
                 self.concerned |= Kicks::one(home.unwrap_or(MAX_CPUS));
             }
-            if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
+            if let Some(interrupt) = self.interrupts.get_mut(index) {
                 interrupt.queued = after;
             }
         }

@@ -8,21 +8,28 @@
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queue {
     occupied: u32,
+    len: u32,
     words: [u32; 32],
 }
 
 impl Queue {
     /// Nothing.
-    pub const EMPTY: Self = Self { occupied: 0, words: [0; 32] };
+    pub const EMPTY: Self = Self { occupied: 0, len: 0, words: [0; 32] };
 
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.occupied == 0
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
     /// Puts a number in. Numbers from 1024 on are ignored.
     pub fn insert(&mut self, intid: u32) {
         if let Some(word) = self.words.get_mut(intid as usize / 32) {
+            self.len += u32::from(*word >> (intid % 32) & 1 == 0);
             *word |= 1 << (intid % 32);
             self.occupied |= 1 << (intid / 32);
         }
@@ -31,11 +38,24 @@ impl Queue {
     /// Takes a number out.
     pub fn remove(&mut self, intid: u32) {
         if let Some(word) = self.words.get_mut(intid as usize / 32) {
+            self.len -= *word >> (intid % 32) & 1;
             *word &= !(1 << (intid % 32));
             if *word == 0 {
                 self.occupied &= !(1 << (intid / 32));
             }
         }
+    }
+
+    /// The lowest number from `first` on.
+    pub fn next(&self, first: u32) -> Option<u32> {
+        let index = first / 32;
+        let word = self.words.get(index as usize)? & u32::MAX << (first % 32);
+        if word != 0 {
+            return Some(index * 32 + word.trailing_zeros());
+        }
+        let later = self.occupied & u32::MAX.checked_shl(index + 1).unwrap_or(0);
+        let word = self.words.get(later.trailing_zeros() as usize)?;
+        Some(later.trailing_zeros() * 32 + word.trailing_zeros())
     }
 
     /// The numbers, ascending.
@@ -81,7 +101,8 @@ mod tests {
                     queue.remove(intid);
                     set.remove(&intid);
                 }
-                prop_assert_eq!(queue.is_empty(), set.is_empty());
+                prop_assert_eq!((queue.is_empty(), queue.len()), (set.is_empty(), set.len()));
+                prop_assert_eq!(queue.next(intid), set.range(intid..).next().copied());
                 prop_assert!(queue.iter().eq(set.iter().copied()), "{:?}", queue.iter().collect::<Vec<_>>());
             }
         }
