@@ -13,6 +13,8 @@
 
 mod short_exit;
 
+use short_exit::AtOnce;
+
 use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::{Access, FaultOutcome};
@@ -157,10 +159,21 @@ impl<H: Host> Run<'_, H> {
             host.flush_vmid_local(vttbr.bits());
         }
         self.prepare_answers();
-        self.load_interrupts();
-        let code = self.until_long_exit();
+        let mut kicks = Kicks::NONE;
+        let code = loop {
+            self.load_interrupts();
+            let was_asserted = self.state.timer_lines[0];
+            let code = self.until_long_exit();
+            kicks |= self.store_interrupts();
+            // The guest's own timer has come: now that the interrupt controller knows, the host has nothing to do with it. If it has
+            // other interrupts, they end the next stay before the first instruction.
+            let timer_came = self.state.timer_lines[0] && !was_asserted;
+            let aborted = self.state.context.exit.async_abort != 0;
+            if code != ExitCode::Interrupt || !timer_came || aborted {
+                break code;
+            }
+        };
         self.vcpu.set_in_guest(false);
-        let kicks = self.store_interrupts();
         self.hypervisor.host.interrupts_on(masks);
         self.vm.kick(kicks);
         Some(code)
@@ -170,11 +183,17 @@ impl<H: Host> Run<'_, H> {
     fn until_long_exit(&mut self) -> ExitCode {
         let mut code = self.hypervisor.host.enter_guest(&mut self.state.context);
         while code == ExitCode::ShortTrap {
-            if !self.answer_at_once() {
-                self.hypervisor.host.leave_guest(&mut self.state.context);
-                return ExitCode::Trap;
-            }
-            code = self.hypervisor.host.resume_guest(&mut self.state.context);
+            code = match self.answer_at_once() {
+                AtOnce::Answered => self.hypervisor.host.resume_guest(&mut self.state.context),
+                AtOnce::AnsweredAndWanted => {
+                    self.hypervisor.host.leave_guest(&mut self.state.context);
+                    return ExitCode::Again;
+                }
+                AtOnce::NotAnswered => {
+                    self.hypervisor.host.leave_guest(&mut self.state.context);
+                    return ExitCode::Trap;
+                }
+            };
         }
         code
     }

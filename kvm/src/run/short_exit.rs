@@ -25,6 +25,17 @@ use uapi::psci as id;
 /// r0 to r12: Supervisor mode has those of User mode, and SP and LR of its own.
 const LOW_REGISTERS: usize = 13;
 
+/// What became of a short exit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtOnce {
+    /// The guest goes on.
+    Answered,
+    /// So it does, but another thread's turn has come.
+    AnsweredAndWanted,
+    /// Nothing was done.
+    NotAnswered,
+}
+
 impl<H: Host> Run<'_, H> {
     /// Writes into the context what Hyp mode may answer, and what is a short exit. Interrupts are off.
     pub(super) fn prepare_answers(&mut self) {
@@ -46,15 +57,16 @@ impl<H: Host> Run<'_, H> {
             questions.map(|question| Answer { question, value: psci::constant_answer(question, &firmware) });
     }
 
-    /// Answers the trap, if it is one of those that can be. False: nothing was done. Interrupts are off.
+    /// Answers the trap, if it is one of those that can be. Interrupts are off.
     #[inline(never)]
-    pub(super) fn answer_at_once(&mut self) -> bool {
+    pub(super) fn answer_at_once(&mut self) -> AtOnce {
         let hsr = self.state.context.exit.hsr;
-        match syndrome::exception_class(hsr) {
-            syndrome::DATA_ABORT => self.distributor_at_once(hsr),
+        let answered = match syndrome::exception_class(hsr) {
+            syndrome::DATA_ABORT => return self.distributor_at_once(hsr),
             syndrome::HVC => self.hypercall_at_once(),
             _ => self.register_at_once(hsr),
-        }
+        };
+        if answered { AtOnce::Answered } else { AtOnce::NotAnswered }
     }
 
     /// A read changes nothing but the guest's register; a write may want caches flushed or timers set, and is left.
@@ -92,13 +104,13 @@ impl<H: Host> Run<'_, H> {
     ///
     /// If nothing of this vCPU is in list registers, all is known without asking the hardware; otherwise what it has is taken in
     /// first and given out again.
-    fn distributor_at_once(&mut self, hsr: u32) -> bool {
+    fn distributor_at_once(&mut self, hsr: u32) -> AtOnce {
         let context = &mut *self.state.context;
-        let Some((rt, write)) = syndrome::word_access(hsr) else { return false };
+        let Some((rt, write)) = syndrome::word_access(hsr) else { return AtOnce::NotAnswered };
         let status = guest_registers::cpsr(context);
         let plain = !status.intersects(if write { Psr::E.union(Psr::T) } else { Psr::E }.union(Psr::IT));
         let Some(register) = context.r.get_mut(rt.index()).filter(|_| plain && rt.index() < LOW_REGISTERS) else {
-            return false;
+            return AtOnce::NotAnswered;
         };
         let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
         // While the virtual timer's line counts as high the timer itself has to be looked at.
@@ -106,12 +118,15 @@ impl<H: Host> Run<'_, H> {
             || self.state.timer_lines[0]
             || Vgic::<H::Array<Interrupt>>::needs_others_out(offset)
         {
-            return false;
+            return AtOnce::NotAnswered;
         }
         let number = self.number;
+        let mut wanted = false;
         let interface = &mut self.state.cpu_interface;
         if !write && !interface.is_in_use() {
-            let Some(value) = self.vm.with_vgic(|vgic| vgic.dist_read(number, offset, 4)) else { return false };
+            let Some(value) = self.vm.with_vgic(|vgic| vgic.dist_read(number, offset, 4)) else {
+                return AtOnce::NotAnswered;
+            };
             *register = value;
         } else {
             let host = &self.hypervisor.host;
@@ -133,16 +148,19 @@ impl<H: Host> Run<'_, H> {
                 let reload = was_in_use || kicks.contains(number);
                 (kicks, reload.then(|| fill_interface(vgic, number, interface)))
             });
-            let Some((kicks, in_flight)) = done else { return false };
+            let Some((kicks, in_flight)) = done else { return AtOnce::NotAnswered };
             if in_flight.is_some() {
                 self.load_interface(in_flight);
             }
-            if !kicks.is_empty() {
-                self.vm.kick(kicks.without(number));
+            let others = kicks.without(number);
+            if !others.is_empty() {
+                self.vm.kick(others);
+                // Who was woken may be to run on this very CPU, and then no interrupt says so.
+                wanted = host.must_stop();
             }
         }
         let context = &mut *self.state.context;
         context.pc = context.pc.wrapping_add(InstructionLength::from_hsr(hsr).bytes());
-        true
+        if wanted { AtOnce::AnsweredAndWanted } else { AtOnce::Answered }
     }
 }
