@@ -5,13 +5,16 @@
 //! while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
 //! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes on
 //! while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is the
-//! table, [`report`] shows it and compares it with the baseline.
+//! table, [`report`] shows it and compares it with the baseline. What of it is Hyp mode's part comes from QEMU's log ([`trace`]).
 
 mod report;
 mod rows;
 mod samples;
+mod trace;
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,12 +22,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::board::Board;
+use crate::build;
 use crate::host::{self, Host, HostOptions, Task, Tokens};
 use crate::layout::Layout;
 use crate::setup::kernel::Choice;
 use report::{Measured, Report};
-use rows::{ROWS, RUNS, Runs};
+use rows::{ROWS, RUNS, Run, Runs};
 use samples::Samples;
+use trace::{Image, Trips};
 
 /// Names of guests that are benchmarks begin so; the others are tests.
 pub const GUESTS: &str = "bench_";
@@ -97,6 +102,16 @@ measure two-cpus bench_pingpong
     },
 ];
 
+/// What the host does for [`follow`].
+const FOLLOWED: &str = "\
+shortcuts=/sys/module/worldswitch/parameters/hyp_answers
+wsvm run --kernel /guests/bench_trips.bin --mem 64M </dev/null || exit 1
+if [ -e $shortcuts ]; then
+    echo 0 >$shortcuts
+    wsvm run --kernel /guests/bench_trips.bin --mem 64M </dev/null || exit 1
+fi
+";
+
 /// Measures, prints the table and writes the JSON.
 pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
     let options = HostOptions {
@@ -112,12 +127,14 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         timeout: 900,
     };
     let mut host = Host::prepare(layout, &options, true)?;
-    let mut runs = Runs::new();
+    let mut runs = Runs::default();
     for Measuring { cpus, script } in HOSTS {
         crate::progress(&format!("measuring on {cpus} CPU (some twenty seconds)"));
         host.options.smp = Some(cpus);
-        runs.extend(parse(&execute(layout, &host, script)?)?);
+        runs.samples.extend(parse(&execute(layout, &host, script)?)?);
     }
+    crate::progress("following a guest through Hyp mode (a minute)");
+    runs.trips = Some(follow(layout, &mut host)?);
     let mut report = Report {
         kernel: command.kernel.to_string(),
         release: host.kernel.release.clone(),
@@ -158,6 +175,24 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
     Ok(0)
 }
 
+/// Has the host make trips through Hyp mode, through the kernel and not, and counts their instructions.
+fn follow(layout: &Layout, host: &mut Host) -> Result<Trips> {
+    let log = layout.state("logs/bench-hyp.log");
+    let addresses = format!("{:#x}+{:#x}", hyp_abi::layout::IMAGE_BASE, hyp_abi::layout::IMAGE_MAX);
+    let log_name = log.to_string_lossy().into_owned();
+    // In real time: counting instructions would cut the blocks that the log tells of.
+    host.options.qemu_arg =
+        ["-d", "in_asm,exec,nochain", "-dfilter", &addresses, "-D", &log_name].map(str::to_owned).to_vec();
+    host.options.smp = Some(1);
+    execute(layout, host, FOLLOWED)?;
+    let linked = fs::read(layout.state("hyp.elf")).context("the linked Hyp image cannot be read")?;
+    let flat = fs::read(build::hyp_image(layout)).context("the Hyp image cannot be read")?;
+    let file = File::open(&log).with_context(|| format!("{}: cannot be read", log.display()))?;
+    let trips = Trips::read(BufReader::new(file), &Image::new(flat, &linked)?)?;
+    fs::remove_file(&log)?; // many megabytes
+    Ok(trips)
+}
+
 /// Runs `script` in the host and returns what it printed.
 fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
     let output = Gathered::default();
@@ -174,8 +209,8 @@ fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
 }
 
 /// Cuts what the host printed into runs.
-fn parse(text: &str) -> Result<Runs> {
-    let mut runs = Runs::new();
+fn parse(text: &str) -> Result<BTreeMap<Run, Samples>> {
+    let mut runs = BTreeMap::new();
     for part in text.split("run ").skip(1) {
         let (name, output) = part.split_once('\n').unwrap_or((part, ""));
         let run = RUNS.iter().find(|(known, _)| *known == name.trim());
