@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask bench`: what each operation of a virtual machine costs, in instructions.
 //!
-//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one nanosecond of virtual time, and
-//! while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
-//! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes on
-//! while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is the
-//! table, [`report`] shows it and compares it with the baseline. What of it is Hyp mode's part comes from QEMU's log ([`trace`]).
+//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one
+//! nanosecond of virtual time, and while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that
+//! passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
+//! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes
+//! on while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is
+//! the table, [`report`] shows it and compares it with the baseline. What of it is Hyp mode's part comes from QEMU's log
+//! ([`trace`]).
 
 mod report;
 mod rows;
@@ -25,7 +27,9 @@ use crate::board::Board;
 use crate::build;
 use crate::host::{self, Host, HostOptions, Task, Tokens};
 use crate::layout::Layout;
+use crate::machine::Watch;
 use crate::setup::kernel::Choice;
+use crate::test::Tally;
 use report::{Measured, Report};
 use rows::{ROWS, RUNS, Run, Runs};
 use samples::Samples;
@@ -112,11 +116,11 @@ if [ -e $shortcuts ]; then
 fi
 ";
 
-/// Measures, prints the table and writes the JSON.
-pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
+/// A host that repeats itself.
+fn prepare(layout: &Layout, kernel: &Choice) -> Result<Host> {
     let options = HostOptions {
         with: Vec::new(),
-        kernel: command.kernel.clone(),
+        kernel: kernel.clone(),
         board: Board::Virt,
         cpu: None,
         smp: None,
@@ -126,13 +130,47 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         qemu: None,
         timeout: 900,
     };
-    let mut host = Host::prepare(layout, &options, true)?;
+    Host::prepare(layout, &options, true)
+}
+
+/// Runs the guests that take times.
+fn time(layout: &Layout, host: &mut Host) -> Result<Runs> {
     let mut runs = Runs::default();
     for Measuring { cpus, script } in HOSTS {
-        crate::progress(&format!("measuring on {cpus} CPU (some twenty seconds)"));
+        crate::progress(&format!("measuring on a host of {cpus} CPU (some twenty seconds)"));
         host.options.smp = Some(cpus);
-        runs.samples.extend(parse(&execute(layout, &host, script)?)?);
+        runs.samples.extend(parse(&execute(layout, host, script, &mut |_| ControlFlow::Continue(()))?)?);
     }
+    Ok(runs)
+}
+
+/// Tests that every row that is timed has a figure, and that it is more than the guest's own instructions. What it should be is for
+/// the baseline to say.
+pub fn test(layout: &Layout, tally: &mut Tally) {
+    let timed = prepare(layout, &Choice::default()).and_then(|mut host| time(layout, &mut host));
+    let runs = match timed {
+        Ok(runs) => runs,
+        Err(error) => return tally.not_ok(TEST, &format!("{error:#}")),
+    };
+    for row in ROWS.iter().filter(|row| row.is_timed()) {
+        tally.check(&format!("{TEST}: {}: {}", row.id, row.operation), || {
+            let (figure, guest) = row.figure(&runs)?.context("not measured")?;
+            let least = guest.unwrap_or_default();
+            if figure <= f64::from(least) {
+                bail!("{figure} instructions, of which the guest's loop has {least}");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The name of [`test`] among the boots.
+pub const TEST: &str = "bench";
+
+/// Measures, prints the table and writes the JSON.
+pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
+    let mut host = prepare(layout, &command.kernel)?;
+    let mut runs = time(layout, &mut host)?;
     crate::progress("following a guest through Hyp mode (a minute)");
     runs.trips = Some(follow(layout, &mut host)?);
     let mut report = Report {
@@ -184,7 +222,7 @@ fn follow(layout: &Layout, host: &mut Host) -> Result<Trips> {
     host.options.qemu_arg =
         ["-d", "in_asm,exec,nochain", "-dfilter", &addresses, "-D", &log_name].map(str::to_owned).to_vec();
     host.options.smp = Some(1);
-    execute(layout, host, FOLLOWED)?;
+    execute(layout, host, FOLLOWED, &mut |_| ControlFlow::Continue(()))?;
     let linked = fs::read(layout.state("hyp.elf")).context("the linked Hyp image cannot be read")?;
     let flat = fs::read(build::hyp_image(layout)).context("the Hyp image cannot be read")?;
     let file = File::open(&log).with_context(|| format!("{}: cannot be read", log.display()))?;
@@ -194,13 +232,12 @@ fn follow(layout: &Layout, host: &mut Host) -> Result<Trips> {
 }
 
 /// Runs `script` in the host and returns what it printed.
-fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
+fn execute(layout: &Layout, host: &Host, script: &str, watch: Watch) -> Result<String> {
     let output = Gathered::default();
     // The same in each run: they are part of what the host does.
     let tokens = Tokens { host: "host".to_owned(), guest: "guest".to_owned() };
     let channel = Box::new(output.clone());
-    let ended =
-        host.boot(layout, "bench", &tokens, Task::Script(script), channel, &mut |_| ControlFlow::Continue(()))?;
+    let ended = host.boot(layout, "bench", &tokens, Task::Script(script), channel, watch)?;
     let text = output.text();
     match host::status(&ended)? {
         0 => Ok(text),
