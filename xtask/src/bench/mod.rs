@@ -7,8 +7,9 @@
 //! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes
 //! on while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is
 //! the table, [`report`] shows it and compares it with the baseline. What of it is Hyp mode's part comes from QEMU's log
-//! ([`trace`]).
+//! ([`trace`]). [`emulated`] compares with a host without KVM.
 
+mod emulated;
 mod report;
 mod rows;
 mod samples;
@@ -44,6 +45,9 @@ pub struct BenchCommand {
     /// Makes what this run measures the baseline (xtask/bench-baseline.json)
     #[arg(long)]
     pub accept: bool,
+    /// Also boots a Linux guest by wsvm and by Debian's qemu-system-arm without KVM, and says by how much that is more
+    #[arg(long)]
+    pub tcg: bool,
     /// Debian's kernel for the host
     #[arg(long, value_name = "SUITE[/FLAVOUR]", default_value_t)]
     pub kernel: Choice,
@@ -171,6 +175,7 @@ pub const TEST: &str = "bench";
 pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
     let mut host = prepare(layout, &command.kernel)?;
     let mut runs = time(layout, &mut host)?;
+    let to_the_shell = if command.tcg { Some(emulated::measure(layout, &mut host)?) } else { None };
     crate::progress("following a guest through Hyp mode (a minute)");
     runs.trips = Some(follow(layout, &mut host)?);
     let mut report = Report {
@@ -179,6 +184,7 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         qemu: host.qemu_version()?,
         rows: Vec::new(),
         notes: Vec::new(),
+        to_the_shell,
     };
     for row in ROWS {
         match row.figure(&runs)? {
