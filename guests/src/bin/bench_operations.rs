@@ -75,6 +75,7 @@ extern "C" fn guest_main() -> ! {
     bench.measure("gicd_isenabler_read", 4, MANY, |count| read(count, gic::GICD_ISENABLER));
     bench.measure("gicd_isenabler_write", 4, MANY, |count| write(count, gic::GICD_ISENABLER, 1 << gic::VIRTUAL_TIMER));
     bench.measure("uart", 4, FEW, |count| read_byte(count, uart::SCRATCH));
+    bench.measure("uart_vfp", 5, FEW, |count| read_byte_and_vfp(count, uart::SCRATCH));
     bench.measure("unassigned", 4, FEW, |count| read(count, NOBODYS));
     bench.measure("sgi_self", 9, FEW, sgi_to_self);
     bench.measure("timer_interrupt", 6, 10, timer_interrupts);
@@ -95,21 +96,28 @@ fn vfp_on() {
 }
 
 fn hypercall(count: u32) -> Went {
+    let version: u32;
     repeat!(
         count,
         ["movw r0, #0", "movt r0, #0x8400", "mov r1, #0", "mov r2, #0", "mov r3, #0", "hvc #0"]
-        out("r0") _, out("r1") _, out("r2") _, out("r3") _,
+        out("r0") version, out("r1") _, out("r2") _, out("r3") _,
     );
-    Went::default()
+    answered(version)
 }
 
 fn hypercall_and_vfp(count: u32) -> Went {
+    let version: u32;
     repeat!(
         count,
         ["movw r0, #0", "movt r0, #0x8400", "mov r1, #0", "mov r2, #0", "mov r3, #0", "hvc #0", "vmov.f64 d0, d1"]
-        out("r0") _, out("r1") _, out("r2") _, out("r3") _,
+        out("r0") version, out("r1") _, out("r2") _, out("r3") _,
     );
-    Went::default()
+    answered(version)
+}
+
+/// Whether the last PSCI_VERSION was answered.
+fn answered(version: u32) -> Went {
+    Went { own: 0, misses: (version != uapi::psci::VERSION_1_0).into() }
 }
 
 fn actlr(count: u32) -> Went {
@@ -129,6 +137,11 @@ fn read(count: u32, address: u32) -> Went {
 
 fn read_byte(count: u32, address: u32) -> Went {
     repeat!(count, ["ldrb {value}, [{address}]", "nop"] value = out(reg) _, address = in(reg) address,);
+    Went::default()
+}
+
+fn read_byte_and_vfp(count: u32, address: u32) -> Went {
+    repeat!(count, ["ldrb {value}, [{address}]", "nop", "vmov.f64 d0, d1"] value = out(reg) _, address = in(reg) address,);
     Went::default()
 }
 

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask bench`: what each operation of a virtual machine costs, in instructions.
 //!
-//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one nanosecond of virtual time, and
-//! while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
-//! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes on
-//! while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is the
-//! table, [`report`] shows it and compares it with the baseline.
+//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one
+//! nanosecond of virtual time, and while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that
+//! passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
+//! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes
+//! on while the hypervisor, the host's kernel and wsvm work for them. [`samples`] turns times into instructions, [`rows`] is
+//! the table, [`report`] shows it and compares it with the baseline. What of it is Hyp mode's part comes from QEMU's log
+//! ([`trace`]). [`emulated`] compares with a host without KVM.
 
+mod emulated;
 mod report;
 mod rows;
 mod samples;
+mod trace;
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,12 +25,16 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::board::Board;
+use crate::build;
 use crate::host::{self, Host, HostOptions, Task, Tokens};
 use crate::layout::Layout;
+use crate::machine::Watch;
 use crate::setup::kernel::Choice;
+use crate::test::Tally;
 use report::{Measured, Report};
-use rows::{ROWS, RUNS, Runs};
+use rows::{ROWS, RUNS, Run, Runs};
 use samples::Samples;
+use trace::{Image, Trips};
 
 /// Names of guests that are benchmarks begin so; the others are tests.
 pub const GUESTS: &str = "bench_";
@@ -35,6 +45,9 @@ pub struct BenchCommand {
     /// Makes what this run measures the baseline (xtask/bench-baseline.json)
     #[arg(long)]
     pub accept: bool,
+    /// Also boots a Linux guest by wsvm and by Debian's qemu-system-arm without KVM, and says by how much that is more
+    #[arg(long)]
+    pub tcg: bool,
     /// Debian's kernel for the host
     #[arg(long, value_name = "SUITE[/FLAVOUR]", default_value_t)]
     pub kernel: Choice,
@@ -97,11 +110,21 @@ measure two-cpus bench_pingpong
     },
 ];
 
-/// Measures, prints the table and writes the JSON.
-pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
+/// What the host does for [`follow`].
+const FOLLOWED: &str = "\
+shortcuts=/sys/module/worldswitch/parameters/hyp_answers
+wsvm run --kernel /guests/bench_trips.bin --mem 64M </dev/null || exit 1
+if [ -e $shortcuts ]; then
+    echo 0 >$shortcuts
+    wsvm run --kernel /guests/bench_trips.bin --mem 64M </dev/null || exit 1
+fi
+";
+
+/// A host that repeats itself.
+fn prepare(layout: &Layout, kernel: &Choice) -> Result<Host> {
     let options = HostOptions {
         with: Vec::new(),
-        kernel: command.kernel.clone(),
+        kernel: kernel.clone(),
         board: Board::Virt,
         cpu: None,
         smp: None,
@@ -111,19 +134,57 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         qemu: None,
         timeout: 900,
     };
-    let mut host = Host::prepare(layout, &options, true)?;
-    let mut runs = Runs::new();
+    Host::prepare(layout, &options, true)
+}
+
+/// Runs the guests that take times.
+fn time(layout: &Layout, host: &mut Host) -> Result<Runs> {
+    let mut runs = Runs::default();
     for Measuring { cpus, script } in HOSTS {
-        crate::progress(&format!("measuring on {cpus} CPU (some twenty seconds)"));
+        crate::progress(&format!("measuring on a host of {cpus} CPU (some twenty seconds)"));
         host.options.smp = Some(cpus);
-        runs.extend(parse(&execute(layout, &host, script)?)?);
+        runs.samples.extend(parse(&execute(layout, host, script, &mut |_| ControlFlow::Continue(()))?)?);
     }
+    Ok(runs)
+}
+
+/// Tests that every row that is timed has a figure, and that it is more than the guest's own instructions. What it should be is for
+/// the baseline to say.
+pub fn test(layout: &Layout, tally: &mut Tally) {
+    let timed = prepare(layout, &Choice::default()).and_then(|mut host| time(layout, &mut host));
+    let runs = match timed {
+        Ok(runs) => runs,
+        Err(error) => return tally.not_ok(TEST, &format!("{error:#}")),
+    };
+    for row in ROWS.iter().filter(|row| row.is_timed()) {
+        tally.check(&format!("{TEST}: {}: {}", row.id, row.operation), || {
+            let (figure, guest) = row.figure(&runs)?.context("not measured")?;
+            let least = guest.unwrap_or_default();
+            if figure <= f64::from(least) {
+                bail!("{figure} instructions, of which the guest's loop has {least}");
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The name of [`test`] among the boots.
+pub const TEST: &str = "bench";
+
+/// Measures, prints the table and writes the JSON.
+pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
+    let mut host = prepare(layout, &command.kernel)?;
+    let mut runs = time(layout, &mut host)?;
+    let to_the_shell = if command.tcg { Some(emulated::measure(layout, &mut host)?) } else { None };
+    crate::progress("following a guest through Hyp mode (a minute)");
+    runs.trips = Some(follow(layout, &mut host)?);
     let mut report = Report {
         kernel: command.kernel.to_string(),
         release: host.kernel.release.clone(),
         qemu: host.qemu_version()?,
         rows: Vec::new(),
         notes: Vec::new(),
+        to_the_shell,
     };
     for row in ROWS {
         match row.figure(&runs)? {
@@ -158,14 +219,31 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
     Ok(0)
 }
 
+/// Has the host make trips through Hyp mode, through the kernel and not, and counts their instructions.
+fn follow(layout: &Layout, host: &mut Host) -> Result<Trips> {
+    let log = layout.state("logs/bench-hyp.log");
+    let addresses = format!("{:#x}+{:#x}", hyp_abi::layout::IMAGE_BASE, hyp_abi::layout::IMAGE_MAX);
+    let log_name = log.to_string_lossy().into_owned();
+    // In real time: counting instructions would cut the blocks that the log tells of.
+    host.options.qemu_arg =
+        ["-d", "in_asm,exec,nochain", "-dfilter", &addresses, "-D", &log_name].map(str::to_owned).to_vec();
+    host.options.smp = Some(1);
+    execute(layout, host, FOLLOWED, &mut |_| ControlFlow::Continue(()))?;
+    let linked = fs::read(layout.state("hyp.elf")).context("the linked Hyp image cannot be read")?;
+    let flat = fs::read(build::hyp_image(layout)).context("the Hyp image cannot be read")?;
+    let file = File::open(&log).with_context(|| format!("{}: cannot be read", log.display()))?;
+    let trips = Trips::read(BufReader::new(file), &Image::new(flat, &linked)?)?;
+    fs::remove_file(&log)?; // many megabytes
+    Ok(trips)
+}
+
 /// Runs `script` in the host and returns what it printed.
-fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
+fn execute(layout: &Layout, host: &Host, script: &str, watch: Watch) -> Result<String> {
     let output = Gathered::default();
     // The same in each run: they are part of what the host does.
     let tokens = Tokens { host: "host".to_owned(), guest: "guest".to_owned() };
     let channel = Box::new(output.clone());
-    let ended =
-        host.boot(layout, "bench", &tokens, Task::Script(script), channel, &mut |_| ControlFlow::Continue(()))?;
+    let ended = host.boot(layout, "bench", &tokens, Task::Script(script), channel, watch)?;
     let text = output.text();
     match host::status(&ended)? {
         0 => Ok(text),
@@ -174,8 +252,8 @@ fn execute(layout: &Layout, host: &Host, script: &str) -> Result<String> {
 }
 
 /// Cuts what the host printed into runs.
-fn parse(text: &str) -> Result<Runs> {
-    let mut runs = Runs::new();
+fn parse(text: &str) -> Result<BTreeMap<Run, Samples>> {
+    let mut runs = BTreeMap::new();
     for part in text.split("run ").skip(1) {
         let (name, output) = part.split_once('\n').unwrap_or((part, ""));
         let run = RUNS.iter().find(|(known, _)| *known == name.trim());

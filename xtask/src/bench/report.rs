@@ -12,6 +12,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::emulated::ToTheShell;
+
 /// What was measured on one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
@@ -58,6 +60,8 @@ pub struct Report {
     pub rows: Vec<Measured>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
+    /// A Linux guest with KVM and without, if that was measured.
+    pub to_the_shell: Option<ToTheShell>,
 }
 
 impl Measured {
@@ -127,6 +131,9 @@ impl Report {
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");
         }
+        if let Some(shell) = &self.to_the_shell {
+            let _ = writeln!(text, "\n{shell}");
+        }
         let missed = self.rows.iter().filter(|row| !row.reached()).count();
         let dearer = self.rows.iter().filter(|row| row.change.is_some_and(|change| change > 0)).count();
         let cheaper = self.rows.iter().filter(|row| row.change.is_some_and(|change| change < 0)).count();
@@ -159,7 +166,14 @@ mod tests {
     }
 
     fn report(rows: Vec<Measured>) -> Report {
-        Report { kernel: "s/f".to_owned(), release: "6.1".to_owned(), qemu: "10.0".to_owned(), rows, notes: Vec::new() }
+        Report {
+            kernel: "s/f".to_owned(),
+            release: "6.1".to_owned(),
+            qemu: "10.0".to_owned(),
+            rows,
+            notes: Vec::new(),
+            to_the_shell: None,
+        }
     }
 
     #[test]

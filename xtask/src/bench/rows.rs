@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::samples::Samples;
+use super::trace::{Count, Trips};
 
 /// A run of a benchmark guest in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +40,14 @@ pub const RUNS: [(&str, Run); 7] = [
     ("spinning", Run::Spinning),
 ];
 
-/// The runs that there were.
-pub type Runs = BTreeMap<Run, Samples>;
+/// What was measured.
+#[derive(Default)]
+pub struct Runs {
+    /// The runs that there were.
+    pub samples: BTreeMap<Run, Samples>,
+    /// What was seen of Hyp mode, if anybody looked.
+    pub trips: Option<Trips>,
+}
 
 /// How a row's figure comes out of the samples.
 enum Figure {
@@ -54,6 +61,8 @@ enum Figure {
     Wait,
     /// How late the wake-up from a wait is.
     Late,
+    /// Hyp mode's part of a trip.
+    Hyp(fn(&Trips) -> Option<Count>, fn(Count) -> u32),
 }
 
 /// A row.
@@ -96,6 +105,7 @@ pub const ROWS: &[Row] = &[
     row("gicd_isenabler_read", "GICD_ISENABLER read", Some(1424), Some(500), Figure::Operation("gicd_isenabler_read")),
     row("gicd_isenabler_write", "GICD_ISENABLER write", Some(1424), Some(500), Figure::Operation("gicd_isenabler_write")),
     row("uart", "UART register read (MMIO answered by the process)", Some(2711), Some(1900), Figure::Operation("uart")),
+    row("vfp_process", "one VFP instruction after that, more", None, None, Figure::Above(Run::Kernel, "uart_vfp", "uart")),
     row("unassigned", "unassigned MMIO read", Some(2484), None, Figure::Operation("unassigned")),
     row("sgi_self", "SGI to itself, with acknowledge and end", Some(2159), Some(900), Figure::Operation("sgi_self")),
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
@@ -108,21 +118,30 @@ pub const ROWS: &[Row] = &[
     row("fresh_write", "stage-2 fault, first write of a page", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_write")),
     row("fresh_4mib", "4 MiB of fresh pages written, a page, above native", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_4mib")),
     row("fresh_4mib_huge", "the same, the host with huge pages", Some(4403), Some(1500), Figure::Turn(Run::HugePages, "fresh_4mib")),
+    row("hyp_part", "Hyp part of one exit to the host kernel and back", Some(582), Some(330), Figure::Hyp(Trips::through_the_kernel, |trip| trip.all)),
+    row("hyp_part_cp15", "coprocessor moves in it", Some(130), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.coprocessor)),
+    row("hyp_part_banked", "banked-register moves in it", Some(90), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.banked)),
+    row("hyp_only", "Hyp part of a hypercall answered in Hyp mode", None, None, Figure::Hyp(Trips::in_hyp_mode, |trip| trip.all)),
 ];
 
 impl Row {
+    /// Whether a guest takes the time for it.
+    pub fn is_timed(&self) -> bool {
+        !matches!(self.figure, Figure::Hyp(..))
+    }
+
     /// Its figure in instructions, and how many of them are the guest's own; `None` if the run that it needs was not made.
     pub fn figure(&self, runs: &Runs) -> Result<Option<(f64, Option<u32>)>> {
-        let operations = || runs.get(&Run::Shortcuts).or(runs.get(&Run::Kernel));
+        let operations = || runs.samples.get(&Run::Shortcuts).or(runs.samples.get(&Run::Kernel));
         let turn = |samples: Option<&Samples>, key: &str| match samples {
             Some(samples) => Ok(Some((samples.turn(key)?, samples.own(key)))),
             None => Ok(None),
         };
         match self.figure {
-            Figure::Turn(run, key) => turn(runs.get(&run), key),
+            Figure::Turn(run, key) => turn(runs.samples.get(&run), key),
             Figure::Operation(key) => turn(operations(), key),
             Figure::Above(run, more, less) => {
-                let Some(samples) = runs.get(&run) else { return Ok(None) };
+                let Some(samples) = runs.samples.get(&run) else { return Ok(None) };
                 Ok(Some((samples.turn(more)? - samples.turn(less)?, None)))
             }
             Figure::Wait => {
@@ -133,6 +152,9 @@ impl Row {
             Figure::Late => {
                 let Some(samples) = operations() else { return Ok(None) };
                 Ok(Some((samples.late("wait", REST_TICKS)?, None)))
+            }
+            Figure::Hyp(trip, part) => {
+                Ok(runs.trips.as_ref().and_then(trip).map(|count| (f64::from(part(count)), None)))
             }
         }
     }
@@ -153,8 +175,8 @@ mod tests {
     fn a_row_without_its_run_has_no_figure_and_others_fall_back() {
         let text = "clock 62500000\nloop hypercall 8\nloop actlr 4\nsample hypercall 1 1 0\nsample hypercall 2 11 0\n\
                     sample actlr 1 1 0\nsample actlr 2 6 0\nend\n";
-        let mut runs = Runs::new();
-        runs.insert(Run::Kernel, Samples::parse(text).expect("parsed"));
+        let mut runs = Runs::default();
+        runs.samples.insert(Run::Kernel, Samples::parse(text).expect("parsed"));
         let figure = |id| {
             let row = ROWS.iter().find(|row| row.id == id).expect("a row");
             row.figure(&runs)

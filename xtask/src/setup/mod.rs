@@ -6,6 +6,7 @@
 
 pub mod apt;
 mod build_tools;
+pub mod emulator;
 pub mod kernel;
 mod packages;
 pub mod qemu;

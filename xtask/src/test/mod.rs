@@ -2,8 +2,8 @@
 //! `cargo xtask test`: everything that says whether the tree is good, cheapest first.
 //!
 //! Format, lints, licences and the places of `unsafe`; unit tests on this machine; the build, with the review of the module's symbols; then
-//! hosts under QEMU ([`table`] says which, [`boot`] runs them). One line a test on standard output, `ok NAME` or `not ok NAME: why`;
-//! the last line is `N passed, N failed`.
+//! hosts under QEMU ([`table`] says which, [`boot`] runs them); last the benchmarks, for whether they measure. One line a test on
+//! standard output, `ok NAME` or `not ok NAME: why`; the last line is `N passed, N failed`.
 
 mod boot;
 mod checks;
@@ -14,6 +14,7 @@ mod table;
 use anyhow::Result;
 use clap::Args;
 
+use crate::bench;
 use crate::layout::Layout;
 
 /// `cargo xtask test`.
@@ -76,6 +77,9 @@ pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
                 println!("    {}", test.name);
             }
         }
+        if wanted(bench::TEST) {
+            println!("{}: each row of `cargo xtask bench` that is timed has a figure", bench::TEST);
+        }
         return Ok(0);
     }
     let mut tally = Tally::default();
@@ -85,6 +89,9 @@ pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
     if !command.no_qemu {
         for boot in &boots {
             boot::run(layout, boot, &mut tally);
+        }
+        if wanted(bench::TEST) {
+            bench::test(layout, &mut tally);
         }
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
