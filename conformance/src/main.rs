@@ -9,6 +9,8 @@
 //! memory slot ([`code`]). All `unsafe` is in [`sys`] and [`memory_map`], which make KVM's calls and the process's memory safe to use.
 
 mod code;
+#[allow(dead_code, reason = "the other program of this crate uses the rest")]
+mod cpu;
 mod irqchip;
 mod lifetimes;
 mod live_memory;
@@ -16,6 +18,7 @@ mod machine;
 mod memory;
 mod memory_map;
 mod registers;
+mod residency;
 mod run;
 mod sys;
 mod system;
@@ -62,6 +65,7 @@ const TOPICS: &[Topic] = &[
     ("memory", memory::CASES),
     ("vcpu", vcpu::CASES),
     ("registers", registers::CASES),
+    ("residency", residency::CASES),
     ("irqchip", irqchip::CASES),
     ("run", run::CASES),
     ("live memory", live_memory::CASES),

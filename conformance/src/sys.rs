@@ -15,6 +15,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{ForkResult, Pid, fork};
 use uapi::{DeviceAttr, Exit, ExitPayload, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
 
+use crate::cpu::{self, Registers};
 use crate::verdict::{Outcome, Verdict};
 
 /// What a system call answers.
@@ -76,6 +77,18 @@ impl Fd {
     /// The descriptor's number.
     pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+
+    /// KVM_RUN with all of this thread's registers filled, and what they are after it: `registers`, but for r0, which has the answer. Those
+    /// that say the call are set here.
+    pub fn run_with(&self, registers: &mut Registers) -> Answer {
+        let call = [self.0.as_raw_fd() as u32, uapi::KVM_RUN, 0];
+        registers.r[..3].copy_from_slice(&call);
+        registers.r[7] = libc::SYS_ioctl as u32;
+        // SAFETY: KVM_RUN takes no address.
+        unsafe { cpu::over_system_call(registers) };
+        let answer = std::mem::replace(&mut registers.r[0], call[0]) as i32;
+        if answer < 0 { Err(Errno::from_raw(-answer)) } else { Ok(answer) }
     }
 
     fn ioctl(&self, ioctl: u32, argument: usize) -> Answer {

@@ -64,9 +64,9 @@ impl<const SAMPLES: usize> Bench<SAMPLES> {
 
     /// Times `run` once.
     pub fn once(&mut self, key: &'static str, length: u32, run: impl FnOnce() -> Went) {
-        let start = sysreg::cntvct();
+        let start = sysreg::cntvct::read();
         let went = run();
-        let ticks = (sysreg::cntvct() - start) as u32;
+        let ticks = (sysreg::cntvct::read() - start) as u32;
         if let Some(sample) = self.samples.get_mut(self.count) {
             *sample = Sample { key, length, ticks, went };
         }

@@ -33,6 +33,8 @@ pub const GICD_SGIR: u32 = DISTRIBUTOR + 0xf00;
 pub const GICC_CTLR: u32 = CPU_INTERFACE;
 /// GICC_PMR: least priority that is let through.
 pub const GICC_PMR: u32 = CPU_INTERFACE + 0x4;
+/// GICC_BPR: which bits of a priority decide about preemption.
+pub const GICC_BPR: u32 = CPU_INTERFACE + 0x8;
 /// GICC_IAR: acknowledges.
 pub const GICC_IAR: u32 = CPU_INTERFACE + 0xc;
 /// GICC_EOIR: ends.
@@ -41,6 +43,9 @@ pub const GICC_EOIR: u32 = CPU_INTERFACE + 0x10;
 pub const GICC_RPR: u32 = CPU_INTERFACE + 0x14;
 /// GICC_HPPIR: the highest priority pending interrupt.
 pub const GICC_HPPIR: u32 = CPU_INTERFACE + 0x18;
+
+/// GICC_APR: a bit for each priority that is active.
+pub const GICC_APR: u32 = CPU_INTERFACE + 0xd0;
 
 /// What GICC_IAR answers when nothing is pending.
 pub const SPURIOUS: u32 = 1023;

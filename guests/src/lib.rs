@@ -14,6 +14,7 @@
 #![cfg(target_arch = "arm")]
 
 pub mod bench;
+pub mod device_tree;
 pub mod exceptions;
 pub mod gic;
 pub mod mmio;
@@ -24,3 +25,4 @@ pub mod sysreg;
 pub mod test;
 pub mod timer;
 pub mod uart;
+pub mod vfp;

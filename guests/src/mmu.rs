@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A flat map of sections: memory as write-back cached, devices as devices, each address as itself.
+//! A flat map, in either format of tables: memory as write-back cached, devices as devices, each address as itself.
 //!
 //! Caches are turned on with the MMU, and off as the manual asks: cache off, then clean and invalidate by set and way, level by level.
 //!
-//! Source: ARM DDI 0406C.d, B3.5.1 (sections), B3.8.2 (memory attributes), B2.2.7 (turning caches off and on).
+//! Source: ARM DDI 0406C.d, B3.5.1 (sections), B3.6.1 (long descriptors), B3.8.2 (memory attributes), B2.2.7 (turning caches off and on).
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -49,6 +49,38 @@ pub fn on() {
     sysreg::ttbcr::write(0);
     sysreg::ttbr0::write(TABLE.0.get() as u32);
     sysreg::dacr::write(1); // domain 0: as the table says
+    turn_on();
+}
+
+/// The first level of the long format, which translates 1 GiB with each of its entries.
+#[repr(C, align(32))]
+struct LongTable([u64; 4]);
+
+/// AF, SH inner, AP 01: used, inner shareable, both privileges read and write.
+const LONG_BLOCK: u64 = 1 | 1 << 10 | 3 << 8 | 1 << 6;
+/// AttrIndx 1, which is MAIR0's second byte.
+const LONG_CACHED: u64 = LONG_BLOCK | 1 << 2;
+/// AttrIndx 0; XN.
+const LONG_DEVICE: u64 = LONG_BLOCK | 1 << 54;
+
+static LONG_TABLE: LongTable =
+    LongTable([LONG_DEVICE, 1 << 30 | LONG_DEVICE, 2 << 30 | LONG_CACHED, 3 << 30 | LONG_CACHED]);
+
+/// TTBCR of the long format: EAE, one region; walks are write-back, write-allocate, inner shareable.
+pub const LONG_TTBCR: u32 = 1 << 31 | 3 << 12 | 1 << 10 | 1 << 8;
+/// MAIR0 of it: byte 0 Device, byte 1 Normal, write-back, write-allocate.
+pub const LONG_MAIR0: u32 = 0xff04;
+
+/// Turns MMU and caches on with the same flat map in the long format.
+pub fn on_long() {
+    sysreg::dsb();
+    sysreg::ttbcr::write(LONG_TTBCR);
+    sysreg::ttbr0_wide::write((&raw const LONG_TABLE) as u32 as u64);
+    sysreg::prrr::write(LONG_MAIR0);
+    turn_on();
+}
+
+fn turn_on() {
     sysreg::tlbiall::write(0);
     sysreg::iciallu::write(0);
     sysreg::dsb();

@@ -39,12 +39,15 @@ unsafe extern "C" fn _start() -> ! {
         "cmp r0, r1",
         "strlo r3, [r0], #4",
         "blo 2b",
+        "ldr r0, ={device_tree}",
+        "str r2, [r0]",
         "ldr r0, ={vectors}",
         "mcr p15, 0, r0, c12, c0, 0", // VBAR
         "isb",
         "cpsie a",               // an asynchronous abort is a failure to be seen
         "bl guest_main",
         "3: b 3b",
+        device_tree = sym crate::device_tree::ADDRESS,
         vectors = sym crate::exceptions::vectors,
     )
 }

@@ -30,13 +30,13 @@ pub fn off() {
 
 /// Waits until `done` or so many microseconds are over; whether it was done.
 pub fn wait_until(microseconds: u32, mut done: impl FnMut() -> bool) -> bool {
-    let start = cntvct();
+    let start = cntvct::read();
     let limit = u64::from(ticks(microseconds));
     loop {
         if done() {
             return true;
         }
-        if cntvct() - start > limit {
+        if cntvct::read() - start > limit {
             return done();
         }
     }

@@ -97,6 +97,20 @@ pub enum Call {
     /// `()`: after [`ExitCode::ShortTrap`](crate::context::ExitCode::ShortTrap), stores the rest of the guest's state and puts the
     /// rest of the host's back.
     LeaveGuest = 8,
+    /// `(a: u32, b: u32, c: u32) -> u64`: [`echo`] of its arguments, for the check of the Hyp-ABI itself.
+    Echo = 9,
+    /// `(wide: u64, c: u32) -> u64`: [`echo_wide`] of its arguments.
+    EchoWide = 10,
+}
+
+/// A result in which each argument, and each of its halves, has a place of its own.
+pub const fn echo(a: u32, b: u32, c: u32) -> u64 {
+    (a as u64) << 32 ^ (b as u64) << 16 ^ c as u64 ^ 0x0123_4567_89ab_cdef
+}
+
+/// The same of an argument of 64 bits.
+pub const fn echo_wide(wide: u64, c: u32) -> u64 {
+    wide.rotate_left(20) ^ c as u64
 }
 
 /// What [`Call::Provoke`] does; the numbers of 1 to 4 are those of [`PanicRecord::vector`].
@@ -130,7 +144,7 @@ impl Provocation {
 }
 
 /// How many functions the table has.
-pub const CALLS: u32 = 9;
+pub const CALLS: u32 = 11;
 
 /// What a call through a pointer that is no entry returns; nothing ran. Unlike any answer of a stub or of PSCI, so that it also tells
 /// whose Hyp mode it is.

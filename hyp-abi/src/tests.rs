@@ -4,7 +4,7 @@
 use crate::context::{ExitCode, HYP_PANIC, LR_USR, VcpuContext};
 use crate::image::{
     ABI, BAD_CALL, CALLS, Call, ImageHeader, MAGIC, PanicRecord, Provocation, TRAMPOLINE_PARAMETERS,
-    TrampolineParameters,
+    TrampolineParameters, echo, echo_wide,
 };
 use crate::layout::*;
 use core::mem::{offset_of, size_of};
@@ -133,6 +133,8 @@ fn calls_and_provocations_have_their_numbers() {
         Call::Version,
         Call::Provoke,
         Call::LeaveGuest,
+        Call::Echo,
+        Call::EchoWide,
     ];
     assert!(calls.iter().enumerate().all(|(number, call)| *call as usize == number));
     assert_eq!(calls.len(), CALLS as usize);
@@ -142,6 +144,18 @@ fn calls_and_provocations_have_their_numbers() {
     }
     // What no stub and no PSCI answers with.
     assert!(BAD_CALL != HYP_PANIC && BAD_CALL as i32 > 0x1000);
+}
+
+#[test]
+fn an_echo_tells_its_arguments_and_their_places_apart() {
+    let [a, b, c] = [0x8123_4567, 0x9abc_def0, 0xfedc_ba98];
+    let swapped = [echo(a, c, b), echo(b, a, c), echo(b, c, a), echo(c, a, b), echo(c, b, a)];
+    let missing = [echo(0, b, c), echo(a, 0, c), echo(a, b, 0)];
+    assert!(swapped.iter().chain(&missing).all(|other| *other != echo(a, b, c)));
+    let wide = u64::from(b) << 32 | u64::from(a);
+    let others = [echo_wide(wide.rotate_left(32), c), echo_wide(u64::from(a), c), echo_wide(wide, 0)];
+    assert!(others.iter().all(|other| *other != echo_wide(wide, c)));
+    assert!([echo(a, b, c), echo_wide(wide, c), echo(0, 0, 0)].iter().all(|result| *result as u32 != BAD_CALL));
 }
 
 #[test]

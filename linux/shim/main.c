@@ -164,6 +164,38 @@ static const struct kernel_param_ops hyp_answers_operations = { .set = set_hyp_a
 module_param_cb(hyp_answers, &hyp_answers_operations, &hyp_answers, 0644);
 MODULE_PARM_DESC(hyp_answers, "Hyp mode itself answers what needs nothing of the host (default Y); N is for tests");
 
+/* Writing anything has the Hyp-ABI checked on this CPU: an error, and lines in the log, if something is not as it should be. */
+static int check_hyp_abi(const char *text, const struct kernel_param *parameter)
+{
+	return ws_rust_check_hyp_abi();
+}
+
+static const struct kernel_param_ops check_hyp_abi_operations = { .set = check_hyp_abi };
+
+module_param_cb(check_hyp_abi, &check_hyp_abi_operations, NULL, 0200);
+MODULE_PARM_DESC(check_hyp_abi, "has calls of Hyp functions checked on the CPU that writes to it");
+
+/* A host without VFPv3, as far as guests go: their VFP and NEON instructions are undefined. */
+static bool no_vfp;
+
+module_param(no_vfp, bool, 0444);
+MODULE_PARM_DESC(no_vfp, "guests have no VFP and NEON");
+
+u32 ws_no_vfp(void)
+{
+	return no_vfp;
+}
+
+static int get_vfp_switches(char *buffer, const struct kernel_param *parameter)
+{
+	return scnprintf(buffer, PAGE_SIZE, "%u\n", ws_rust_vfp_switches());
+}
+
+static const struct kernel_param_ops vfp_switches_operations = { .get = get_vfp_switches };
+
+module_param_cb(vfp_switches, &vfp_switches_operations, NULL, 0444);
+MODULE_PARM_DESC(vfp_switches, "how often guests' first uses of VFP and NEON exchanged the registers (a vCPU's count when KVM_RUN returns)");
+
 static int __init worldswitch_init(void)
 {
 	return ws_rust_init();

@@ -83,6 +83,7 @@ int ws_device_register(void);
 void ws_device_unregister(void);
 int ws_vcpu_mmap_page(struct vm_area_struct *area, unsigned long index, void *lowmem);
 void ws_log(u32 level, const char *text, unsigned long length);
+u32 ws_no_vfp(void);
 __noreturn void ws_bug(void);
 
 /* Rust's, called from here. */
@@ -96,6 +97,8 @@ int ws_rust_vcpu_mmap(void *vcpu, struct vm_area_struct *area, unsigned long pag
 void ws_rust_release(u32 kind, void *object);
 int ws_rust_provoke(u32 kind);
 void ws_rust_hyp_answers(u32 on);
+int ws_rust_check_hyp_abi(void);
+u32 ws_rust_vfp_switches(void);
 int ws_rust_cpu_comes(void);
 void ws_rust_cpu_goes(void);
 void ws_rust_cpu_sleeps(void);

@@ -87,5 +87,6 @@ unsafe extern "C" {
     pub fn ws_device_unregister();
     pub fn ws_vcpu_mmap_page(area: *mut c_void, index: usize, lowmem: *mut c_void) -> i32;
     pub fn ws_log(level: u32, text: *const u8, length: usize);
+    pub safe fn ws_no_vfp() -> u32;
     pub safe fn ws_bug() -> !;
 }

@@ -269,6 +269,12 @@ pub fn call_again(function: Call, a: u32) -> Option<u32> {
     Some(result)
 }
 
+/// The image's header, where Hyp mode is ours on this CPU: for whoever calls past [`call`]. Interrupts are off.
+pub fn header_here() -> Option<&'static ImageHeader> {
+    let hyp = HYP.get().ok()?;
+    TAKEN.get(ffi::ws_cpu() as usize)?.load(Ordering::Relaxed).then_some(&hyp.header)
+}
+
 /// Flushes TLBs by a Hyp function, from whatever CPU this thread is on. On one that is just leaving, where Hyp mode is not ours
 /// any more, the flush is left to [`complete_flush`]. Never sleeps.
 pub fn flush(function: Call, argument: u64) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reads what the hardware says of itself into [`IdRegisters`], once, at load.
 
+use crate::ffi;
 use arch::core_id::{Core, Midr};
 use core::arch::asm;
 use kvm::cp15::{IdRegisters, VfpIds};
@@ -38,8 +39,11 @@ fn ccsidr(csselr: u32) -> u32 {
     value
 }
 
-/// FPSID, MVFR0 and MVFR1, if CPACR lets the kernel at the floating-point unit and it is VFPv3 or later.
+/// FPSID, MVFR0 and MVFR1, if the parameter `no_vfp` does not hide them, CPACR lets the kernel at the floating-point unit and it is VFPv3 or later.
 fn vfp() -> Option<VfpIds> {
+    if ffi::ws_no_vfp() != 0 {
+        return None;
+    }
     // CPACR.cp10 and cp11: full access, as the kernel sets it when it has found a VFP that it supports.
     if read!("0", 1, 0, 2) >> 20 & 0xf != 0xf {
         return None;

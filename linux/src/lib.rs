@@ -12,6 +12,7 @@ mod errno;
 mod ffi;
 mod gic;
 mod heap;
+mod hyp_abi_check;
 mod hyp_call;
 mod hyp_mode;
 mod id_registers;

@@ -15,6 +15,7 @@ use crate::user::UserAddress;
 use crate::vm::{Kind, VmObject, descriptor, preferred};
 use core::ffi::c_void;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
 use kvm::cp15::Registers;
 use kvm::host::{Host, Lock, Unresolved};
 use kvm::one_reg::{self, Effect, Surroundings};
@@ -26,6 +27,9 @@ use uapi::ioctl::*;
 use uapi::registers::{OneReg, RegList};
 use uapi::run::{Exit, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
 use uapi::vcpu::*;
+
+/// How often the world switch exchanged VFP's registers, by all vCPUs' KVM_RUNs that have returned.
+static VFP_SWITCHES: AtomicU32 = AtomicU32::new(0);
 
 /// Bytes of a signal set: 64 signals.
 const SIGSET_BYTES: u32 = 8;
@@ -121,7 +125,10 @@ impl VcpuObject {
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
         let hypervisor = system::hypervisor()?;
+        let switches_before = inner.state.context.exit.vfp_switches;
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
+        let switches = inner.state.context.exit.vfp_switches.wrapping_sub(switches_before);
+        VFP_SWITCHES.fetch_add(switches, Ordering::Relaxed);
         if inner.sigmask.is_some() {
             // SAFETY: set above, on this thread.
             unsafe { ffi::ws_sigmask_restore() };
@@ -305,6 +312,12 @@ unsafe extern "C" fn ws_rust_vcpu_ioctl(object: *mut c_void, command: u32, argum
     // SAFETY: the descriptor holds a reference, and the kernel keeps the descriptor during the call.
     let object = unsafe { Shared::<VcpuObject>::borrow_raw(object) };
     to_kernel(object.ioctl(command, argument))
+}
+
+/// The parameter `vfp_switches`.
+#[unsafe(no_mangle)]
+extern "C" fn ws_rust_vfp_switches() -> u32 {
+    VFP_SWITCHES.load(Ordering::Relaxed)
 }
 
 /// mmap of a vCPU's descriptor: the shared page and the ring, from the beginning.

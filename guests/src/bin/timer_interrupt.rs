@@ -46,22 +46,22 @@ fn stop_listening() {
 }
 
 fn the_counter_starts_near_zero_and_runs() -> Verdict {
-    let first = sysreg::cntvct();
+    let first = sysreg::cntvct::read();
     let hertz = sysreg::cntfrq::read();
     check!(hertz >= 1_000_000, "CNTFRQ is {hertz}");
     check!(first < u64::from(hertz) * 600, "CNTVCT is {first}: not this machine's own time");
-    check!(timer::wait_until(SECOND, || sysreg::cntvct() > first), "CNTVCT stands still");
+    check!(timer::wait_until(SECOND, || sysreg::cntvct::read() > first), "CNTVCT stands still");
     Ok(())
 }
 
 fn it_fires_into_a_spinning_guest() -> Verdict {
     listen();
     // Before the timer is set, not after: the vCPU may rest between the two for any time.
-    let due = sysreg::cntvct() + u64::from(timer::ticks(1000));
+    let due = sysreg::cntvct::read() + u64::from(timer::ticks(1000));
     timer::fire_in(1000);
     sysreg::unmask_irq();
     let fired = timer::wait_until(2 * SECOND, || COUNT.load(Relaxed) > 0);
-    let now = sysreg::cntvct();
+    let now = sysreg::cntvct::read();
     stop_listening();
     check!(fired, "no interrupt in two seconds");
     check_eq!("the interrupt's number", LAST.load(Relaxed), gic::VIRTUAL_TIMER);
@@ -72,11 +72,11 @@ fn it_fires_into_a_spinning_guest() -> Verdict {
 
 fn it_wakes_a_waiting_guest() -> Verdict {
     listen();
-    let start = sysreg::cntvct();
+    let start = sysreg::cntvct::read();
     timer::fire_in(20_000);
     // Masked: the interrupt wakes, but is not taken.
     while timer::ISTATUS & sysreg::cntv_ctl::read() == 0
-        && sysreg::cntvct() - start < u64::from(timer::ticks(2 * SECOND))
+        && sysreg::cntvct::read() - start < u64::from(timer::ticks(2 * SECOND))
     {
         sysreg::wfi();
     }

@@ -7,6 +7,7 @@ use core::arch::asm;
 
 use guests::exceptions::{Kind, catch};
 use guests::test::Verdict;
+use guests::vfp::{Bank, EN, FULL_ACCESS, fpexc, fpscr, load, on, set_fpexc, set_fpscr, store};
 use guests::{check, check_eq, gic, guest, mmio, psci, sysreg, timer, uart};
 
 guest!(
@@ -21,58 +22,8 @@ guest!(
     turned_off_again_it_is_undefined,
 );
 
-type Bank = [u64; 32];
-
 fn pattern(seed: u64) -> Bank {
     core::array::from_fn(|number| ((seed << 48) | (number as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-}
-
-fn load(bank: &Bank) {
-    // SAFETY: reads 256 bytes from `bank`; the compiler uses no VFP registers for this target.
-    unsafe {
-        asm!(".fpu neon-vfpv4", "vldmia {0}!, {{d0-d15}}", "vldmia {0}, {{d16-d31}}", inout(reg) bank.as_ptr() => _, options(nostack, readonly))
-    };
-}
-
-fn store() -> Bank {
-    let mut bank = [0; 32];
-    // SAFETY: writes 256 bytes to `bank`.
-    unsafe {
-        asm!(".fpu neon-vfpv4", "vstmia {0}!, {{d0-d15}}", "vstmia {0}, {{d16-d31}}", inout(reg) bank.as_mut_ptr() => _, options(nostack))
-    };
-    bank
-}
-
-fn set_fpscr(value: u32) {
-    // SAFETY: rounding mode, flags and the like mean nothing to code without floating point.
-    unsafe { asm!(".fpu neon-vfpv4", "vmsr fpscr, {}", in(reg) value, options(nostack)) };
-}
-
-fn fpscr() -> u32 {
-    let value;
-    // SAFETY: reading a status register changes nothing.
-    unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, fpscr", out(reg) value, options(nostack)) };
-    value
-}
-
-fn set_fpexc(value: u32) {
-    // SAFETY: as in `set_fpscr`.
-    unsafe { asm!(".fpu neon-vfpv4", "vmsr fpexc, {}", in(reg) value, options(nostack)) };
-}
-
-fn fpexc() -> u32 {
-    let value;
-    // SAFETY: as in `fpscr`.
-    unsafe { asm!(".fpu neon-vfpv4", "vmrs {}, fpexc", out(reg) value, options(nostack)) };
-    value
-}
-
-const EN: u32 = 1 << 30;
-const FULL_ACCESS: u32 = 0xf << 20;
-
-fn on() {
-    sysreg::cpacr::write(sysreg::cpacr::read() | FULL_ACCESS);
-    set_fpexc(EN);
 }
 
 /// Whether all registers, loaded before `exit`, are what they were after it.

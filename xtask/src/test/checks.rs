@@ -39,7 +39,8 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
     }
     tally.check("nothing in the module panics unreviewed", || review(layout));
     let bare = ["worldswitch-hyp", "worldswitch-linux", "worldswitch-guests"].map(|package| (package, BARE));
-    let programs = build::HOST_PROGRAMS.map(|(package, _)| (package, LINUX));
+    let mut programs = build::HOST_PROGRAMS.map(|(package, _)| (package, LINUX)).to_vec();
+    programs.dedup();
     for (package, target) in bare.into_iter().chain(programs) {
         tally.check(&format!("clippy is content with {package} for Arm"), || {
             deny_warnings(layout, &mut build::cargo(layout, "clippy", package, target))

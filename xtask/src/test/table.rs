@@ -18,10 +18,19 @@ pub fn boots() -> Vec<Boot> {
             kernel: Choice::new("bookworm", "armmp"),
             bare_guests: true,
             limit: 2400,
-            tests: &[LOADED, LINUX_GUEST, RELOAD, CONFORMANCE],
+            tests: &[LOADED, LINUX_GUEST, HYP_ABI, KEPT, KEPT_WITHOUT_ANSWERS, RELOAD, CONFORMANCE],
             ..Boot::of("armmp")
         },
+        // Cortex-A15's vectors empty the branch predictor one way, Cortex-A17's another, Cortex-A7's not at all. QEMU has no
+        // Cortex-A17, but a Cortex-A15 may say that it is one.
         Boot { tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics") },
+        Boot {
+            cpu: Some("cortex-a15,midr=0x410fc0e1"),
+            tolerated: &["Hyp panic"],
+            tests: HYP_PANICS,
+            ..Boot::of("hyp-panics-a17")
+        },
+        Boot { cpu: Some("cortex-a7"), tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics-a7") },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
         Boot { board: Board::VexpressA15, bare_guests: true, tests: &[LOADED], ..Boot::of("vexpress-a15") },
         Boot { board: Board::OrangepiPc, bare_guests: true, tests: &[LOADED], ..Boot::of("orangepi-pc") },
@@ -53,6 +62,50 @@ const RELOAD: Test = Test::of(
 /// A client of KVM that knows what KVM/ARM answered.
 const CONFORMANCE: Test = Test::of("conformance", "kvm-conformance </dev/null").within(900).expecting(&[Report]);
 
+const HYP_ABI: Test = Test::of(
+    "calls of Hyp functions give their results on each CPU, and others are refused",
+    "for cpu in 1 2; do
+        taskset $cpu sh -c 'echo 1 >/sys/module/worldswitch/parameters/check_hyp_abi' || exit 1
+    done
+    ! dmesg | grep 'Hyp-ABI'",
+);
+
+/// Two guests with values of their own on CPU 0, a third that goes to and fro between both, and beside them on both the host's own process,
+/// whose report the test's is. What a guest finds wrong is printed with it.
+macro_rules! kept {
+    ($answers:literal) => {
+        concat!(
+            "answers=/sys/module/worldswitch/parameters/hyp_answers
+            echo ",
+            $answers,
+            " >$answers || exit 1
+            host-witness 0,1 sh -c '
+                taskset 1 bare patterns --append \"seed=1 rounds=2\" >/tmp/first & first=$!
+                taskset 1 bare patterns --append \"seed=2 rounds=2\" >/tmp/second & second=$!
+                bare patterns --append \"seed=3 rounds=2\" >/tmp/third & third=$!
+                cpu=1
+                while kill -0 $third 2>/dev/null; do
+                    cpu=$((3 - cpu))
+                    for wsvm in $(pidof wsvm); do
+                        grep -q seed=3 /proc/$wsvm/cmdline || continue
+                        for task in /proc/$wsvm/task/*; do taskset -p $cpu ${task##*/}; done
+                    done
+                done >/dev/null 2>&1
+                wait $first && wait $second && wait $third'
+            status=$?
+            grep -h '^not ok' /tmp/first /tmp/second /tmp/third
+            echo Y >$answers
+            exit $status"
+        )
+    };
+}
+
+const KEPT: Test = Test::of("all that guests and a process of the host change is their own", kept!("Y"))
+    .within(240)
+    .expecting(&[Report]);
+const KEPT_WITHOUT_ANSWERS: Test =
+    Test::of("the same with no answers given in Hyp mode", kept!("N")).within(240).expecting(&[Report]);
+
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
@@ -77,6 +130,37 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .within(300)
     .expecting(&[Is("4")]),
+    HYP_ABI,
+    KEPT,
+    KEPT_WITHOUT_ANSWERS,
+    Test::of(
+        "a guest's use of VFP exchanges the registers once a stay, and a guest without it never",
+        // An interrupt may end a stay between the exchange and the instruction that it was for.
+        r#"count() { cat /sys/module/worldswitch/parameters/vfp_switches; }
+        interrupts() {
+            awk '{ for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i } END { print sum }' /proc/interrupts
+        }
+        before=$(count)
+        bare first_light && bare banked || exit 1
+        [ $(count) = $before ] || exit 1
+        first=$(interrupts)
+        bare vfp_switches --append exits=20000 || exit 1
+        switches=$(($(count) - before))
+        most=$((20001 + $(interrupts) - first))
+        echo "$switches exchanges; at most $most"
+        [ $switches -ge 20001 ] && [ $switches -le $most ]"#,
+    ),
+    Test::of(
+        "where the host has no VFP a guest's is undefined, and the host's own unharmed",
+        "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko no_vfp=1 || exit 1
+        host-witness 0,1 sh -c 'bare vfp_use --append vfp=0 >/tmp/guest'
+        status=$?
+        grep '^not ok' /tmp/guest
+        [ $(cat /sys/module/worldswitch/parameters/vfp_switches) = 0 ] || status=1
+        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko && bare vfp_use >/dev/null || exit 1
+        exit $status",
+    )
+    .expecting(&[Report]),
     RELOAD,
     Test::of(
         "a CPU goes and comes back, with a guest before, between and after",
@@ -156,6 +240,19 @@ const HYP_PANICS: &[Test] = &[
         dmesg | grep -c 'Hyp panic: r0 and on'",
     )
     .expecting(&[Is("undefined instruction\nHVC\nprefetch abort\ndata abort\ndata abort\n5")]),
+    Test::of(
+        "a process of the host beside them keeps its registers and its clock",
+        "host-witness 0,1 sh -c '
+            for kind in 1 2 3 4 5; do
+                for cpu in 1 2; do
+                    echo $kind >/sys/module/worldswitch/parameters/provoke_hyp_panic || exit 1
+                    taskset $cpu wsvm run --kernel /guests/patterns.bin --mem 64M </dev/null >/dev/null 2>&1
+                    [ $? = 3 ] || exit 1
+                    taskset $cpu bare first_light >/dev/null || exit 1
+                done
+            done'",
+    )
+    .expecting(&[Report]),
     Test::of("an unknown one is refused", "echo 9 2>&1 >/sys/module/worldswitch/parameters/provoke_hyp_panic")
         .failing(1),
 ];
