@@ -8,6 +8,7 @@
 //! `--case NAME`, so that one that hangs, dies or leaves descriptors open disturbs no other. Guests are a few instructions put into a
 //! memory slot ([`code`]). All `unsafe` is in [`sys`] and [`memory_map`], which make KVM's calls and the process's memory safe to use.
 
+mod aborts;
 mod code;
 mod irqchip;
 mod lifetimes;
@@ -64,6 +65,7 @@ const TOPICS: &[Topic] = &[
     ("registers", registers::CASES),
     ("irqchip", irqchip::CASES),
     ("run", run::CASES),
+    ("aborts", aborts::CASES),
     ("live memory", live_memory::CASES),
     ("wild", wild::CASES),
     ("lifetimes", lifetimes::CASES),
