@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A flat map of sections: memory as write-back cached, devices as devices, each address as itself.
+//! A flat map of sections: memory as write-back cached, devices as devices, each address as itself. The same is there in long
+//! descriptors, by blocks of 1 GiB.
 //!
 //! Caches are turned on with the MMU, and off as the manual asks: cache off, then clean and invalidate by set and way, level by level.
 //!
-//! Source: ARM DDI 0406C.d, B3.5.1 (sections), B3.8.2 (memory attributes), B2.2.7 (turning caches off and on).
+//! Source: ARM DDI 0406C.d, B3.5.1 (sections), B3.6.1 (long descriptors), B3.8.2 (memory attributes), B2.2.7 (turning caches off and on).
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -53,6 +54,82 @@ pub fn on() {
     sysreg::iciallu::write(0);
     sysreg::dsb();
     sysreg::sctlr::write(sysreg::sctlr::read() | SCTLR_M | SCTLR_C | SCTLR_I);
+}
+
+/// Gives up to 2 GiB of the address space to the table at `base`, in the format in use: the rest, where memory is, keeps the map that is
+/// on. [`whole`] undoes it.
+pub fn lower_half_from(base: u32) {
+    if sysreg::ttbcr::read() & TTBCR_EAE == 0 {
+        sysreg::ttbr1::write(TABLE.0.get() as u32);
+        sysreg::ttbcr::write(1); // N: TTBR0 has the addresses whose top bit is clear
+    } else {
+        // Two entries, for the addresses whose top bit is set: the upper half of the table of four.
+        write_wide_ttbr1(LONG_TABLE.0.get() as u32 + 16);
+        sysreg::ttbcr::write(TTBCR_EAE | 1 << 16 | 1); // T1SZ, T0SZ: 31 bits each
+    }
+    write_wide_ttbr0(base);
+    sysreg::tlbiall::write(0);
+    sysreg::dsb();
+}
+
+/// Gives all of the address space to the map that is on again.
+pub fn whole() {
+    let eae = sysreg::ttbcr::read() & TTBCR_EAE;
+    let table = if eae == 0 { TABLE.0.get() as u32 } else { LONG_TABLE.0.get() as u32 };
+    write_wide_ttbr0(table);
+    sysreg::ttbcr::write(eae);
+    sysreg::tlbiall::write(0);
+    sysreg::dsb();
+}
+
+/// Writes all of TTBR0: the upper half is UNKNOWN after reset, and means something in long descriptors.
+fn write_wide_ttbr0(base: u32) {
+    // SAFETY: the guest's own tables.
+    unsafe { asm!("mcrr p15, 0, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
+}
+
+fn write_wide_ttbr1(base: u32) {
+    // SAFETY: as above.
+    unsafe { asm!("mcrr p15, 1, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
+}
+
+/// TTBCR: long descriptors.
+pub const TTBCR_EAE: u32 = 1 << 31;
+
+#[repr(C, align(32))]
+struct LongTable(UnsafeCell<[u64; 4]>);
+// SAFETY: as for `Table`.
+unsafe impl Sync for LongTable {}
+
+/// A block: accessed, inner shareable, for reading and writing by all; MAIR's attribute 0 is Device, 1 is Normal and write-back.
+const BLOCK: u64 = 1 << 10 | 3 << 8 | 1 << 6 | 1;
+const ATTRIBUTE_1: u64 = 1 << 2;
+const NEVER_EXECUTED: u64 = 1 << 54;
+
+static LONG_TABLE: LongTable = LongTable(UnsafeCell::new([
+    BLOCK | NEVER_EXECUTED,
+    0x4000_0000 | BLOCK | ATTRIBUTE_1,
+    0x8000_0000 | BLOCK | ATTRIBUTE_1,
+    0xc000_0000 | BLOCK | ATTRIBUTE_1,
+]));
+
+/// Turns MMU and caches on, with the flat map in long descriptors. [`off_long`] undoes it.
+pub fn on_long() {
+    sysreg::dsb();
+    sysreg::ttbcr::write(TTBCR_EAE);
+    sysreg::prrr::write(0xff04); // MAIR0
+    write_wide_ttbr0(LONG_TABLE.0.get() as u32);
+    sysreg::tlbiall::write(0);
+    sysreg::iciallu::write(0);
+    sysreg::dsb();
+    sysreg::sctlr::write(sysreg::sctlr::read() | SCTLR_M | SCTLR_C | SCTLR_I);
+}
+
+/// Turns them off again, and selects short descriptors.
+pub fn off_long() {
+    off();
+    sysreg::ttbcr::write(0);
+    sysreg::tlbiall::write(0);
 }
 
 /// Turns caches and MMU off, with everything written back.
