@@ -344,7 +344,7 @@ pub const fn word_access(hsr: u32) -> Option<(Rt, bool)> {
 }
 
 /// ISV: the syndrome describes the access.
-const ISV: u32 = 1 << 24;
+pub const ISV: u32 = 1 << 24;
 /// EA.
 const EA: u32 = 1 << 9;
 /// CM.

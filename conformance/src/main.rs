@@ -8,6 +8,7 @@
 //! `--case NAME`, so that one that hangs, dies or leaves descriptors open disturbs no other. Guests are a few instructions put into a
 //! memory slot ([`code`]). All `unsafe` is in [`sys`] and [`memory_map`], which make KVM's calls and the process's memory safe to use.
 
+mod aborts;
 mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod cpu;
@@ -68,6 +69,7 @@ const TOPICS: &[Topic] = &[
     ("residency", residency::CASES),
     ("irqchip", irqchip::CASES),
     ("run", run::CASES),
+    ("aborts", aborts::CASES),
     ("live memory", live_memory::CASES),
     ("wild", wild::CASES),
     ("lifetimes", lifetimes::CASES),

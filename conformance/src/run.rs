@@ -29,7 +29,6 @@ pub const CASES: &[Case] = &[
     Case::of("memory that is not there is EFAULT, and no more when it is", missing_memory),
     Case::of("a write to memory that the process cannot write is EFAULT", unwritable_memory),
     Case::of("a write to a readonly slot leaves as a device's", readonly),
-    Case::of("a device access that the syndrome does not describe is ENOSYS", no_syndrome),
     Case::of("SYSTEM_OFF and SYSTEM_RESET leave, and the vCPUs are off", system_events),
     Case::of("CPU_OFF puts the vCPU to sleep, off", cpu_off),
     Case::of("CPU_ON starts another vCPU where it says", cpu_on),
@@ -276,17 +275,6 @@ fn readonly() -> Verdict {
     vcpu.expect_write(DEVICE, 4, 0x1357_9bdf)?;
     vcpu.expect_off()?;
     equal((rom.read(4), rom.read(8)), (0, 0x1357_9bdf), "the memory")
-}
-
-fn no_syndrome() -> Verdict {
-    let mut program = Program::new();
-    program.set(1, DEVICE).raw(0xe891_000c).power_off(); // ldm r1, {r2, r3}
-    let machine = Machine::new(&program)?;
-    let vcpu = machine.vcpu(0)?;
-    vcpu.run().fails(Errno::ENOSYS, "KVM_RUN of an LDM from a device")?;
-    equal(vcpu.fd.register(PC), Ok(u64::from(RAM) + 8), "PC, at the access")?;
-    vcpu.fd.set_register(PC, u64::from(RAM) + 12).succeeds("stepping over it")?;
-    vcpu.expect_off()
 }
 
 fn system_events() -> Verdict {

@@ -7,7 +7,7 @@
 //!
 //! Source: ARM DDI 0406C.d, B1.8 (vectors, return addresses).
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 
 use crate::{gic, psci, sysreg};
@@ -43,6 +43,9 @@ pub struct Caught {
     pub cpsr: u32,
 }
 
+/// CPSR: Thumb state.
+pub const THUMB: u32 = 1 << 5;
+
 /// What a vector pushes.
 #[repr(C)]
 struct Frame {
@@ -56,6 +59,8 @@ struct Frame {
 struct State {
     test: &'static str,
     catching: bool,
+    /// A prefetch abort goes on where r4 points, in Arm state.
+    fetching: bool,
     caught: Option<Caught>,
     irq: Option<fn(u32)>,
 }
@@ -65,7 +70,8 @@ struct Shared(UnsafeCell<State>);
 // SAFETY: only the boot vCPU runs tests; `with` keeps each access apart from the others.
 unsafe impl Sync for Shared {}
 
-static STATE: Shared = Shared(UnsafeCell::new(State { test: "start", catching: false, caught: None, irq: None }));
+static STATE: Shared =
+    Shared(UnsafeCell::new(State { test: "start", catching: false, fetching: false, caught: None, irq: None }));
 
 fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
     let masked = sysreg::cpsr() & 0x80 != 0;
@@ -80,7 +86,7 @@ fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
 
 /// Blames exceptions that nobody asks for on this test from here on.
 pub fn watch(test: &'static str) {
-    with(|state| *state = State { test, catching: false, caught: None, irq: None });
+    with(|state| *state = State { test, catching: false, fetching: false, caught: None, irq: None });
 }
 
 /// The test that runs.
@@ -96,6 +102,27 @@ pub fn catch(code: impl FnOnce()) -> Option<Caught> {
         state.catching = false;
         state.caught.take()
     })
+}
+
+/// Branches to `address`, in Thumb state if it is odd, where no instruction can be fetched from. Answers the exception, if it came
+/// before anything was executed there.
+pub fn catch_fetch(address: u32) -> Option<Caught> {
+    with(|state| state.fetching = true);
+    let caught = catch(|| {
+        // SAFETY: the handler goes on at the label, and has kept all registers.
+        unsafe {
+            asm!(
+                "adr r4, 2f",
+                "bx {address}",
+                "2:",
+                address = in(reg) address,
+                out("r4") _,
+                options(nostack),
+            )
+        }
+    });
+    with(|state| state.fetching = false);
+    caught
 }
 
 /// Has `handler` called for each IRQ, with the interrupt's number, between its acknowledgement and its end.
@@ -129,7 +156,14 @@ extern "C" fn taken(kind: u32, frame: &mut Frame) {
         }
         (Kind::Prefetch, _) if catching => {
             let caught = Caught { kind, lr: frame.lr, spsr: frame.spsr, cpsr: frame.cpsr };
-            with(|state| *state.caught.get_or_insert(caught));
+            let fetching = with(|state| {
+                state.caught.get_or_insert(caught);
+                state.fetching
+            });
+            if fetching {
+                frame.lr = frame.registers[4];
+                frame.spsr &= !THUMB;
+            }
         }
         _ => report(kind, frame),
     }

@@ -64,14 +64,16 @@ const LONG_CACHED: u64 = LONG_BLOCK | 1 << 2;
 const LONG_DEVICE: u64 = LONG_BLOCK | 1 << 54;
 
 static LONG_TABLE: LongTable =
-    LongTable([LONG_DEVICE, 1 << 30 | LONG_DEVICE, 2 << 30 | LONG_CACHED, 3 << 30 | LONG_CACHED]);
+    LongTable([LONG_DEVICE, 1 << 30 | LONG_CACHED, 2 << 30 | LONG_CACHED, 3 << 30 | LONG_CACHED]);
 
-/// TTBCR of the long format: EAE, one region; walks are write-back, write-allocate, inner shareable.
-pub const LONG_TTBCR: u32 = 1 << 31 | 3 << 12 | 1 << 10 | 1 << 8;
+/// TTBCR: long descriptors.
+pub const TTBCR_EAE: u32 = 1 << 31;
+/// TTBCR of the long format: one region; walks are write-back, write-allocate, inner shareable.
+pub const LONG_TTBCR: u32 = TTBCR_EAE | 3 << 12 | 1 << 10 | 1 << 8;
 /// MAIR0 of it: byte 0 Device, byte 1 Normal, write-back, write-allocate.
 pub const LONG_MAIR0: u32 = 0xff04;
 
-/// Turns MMU and caches on with the same flat map in the long format.
+/// Turns MMU and caches on with the same flat map in the long format. [`off_long`] undoes it.
 pub fn on_long() {
     sysreg::dsb();
     sysreg::ttbcr::write(LONG_TTBCR);
@@ -85,6 +87,50 @@ fn turn_on() {
     sysreg::iciallu::write(0);
     sysreg::dsb();
     sysreg::sctlr::write(sysreg::sctlr::read() | SCTLR_M | SCTLR_C | SCTLR_I);
+}
+
+/// Gives up to 2 GiB of the address space to the table at `base`, in the format in use: the rest, where memory is, keeps the map that is
+/// on. [`whole`] undoes it.
+pub fn lower_half_from(base: u32) {
+    if sysreg::ttbcr::read() & TTBCR_EAE == 0 {
+        sysreg::ttbr1::write(TABLE.0.get() as u32);
+        sysreg::ttbcr::write(1); // N: TTBR0 has the addresses whose top bit is clear
+    } else {
+        // Two entries, for the addresses whose top bit is set: the upper half of the table of four.
+        write_wide_ttbr1((&raw const LONG_TABLE) as u32 + 16);
+        sysreg::ttbcr::write(TTBCR_EAE | 1 << 16 | 1); // T1SZ, T0SZ: 31 bits each
+    }
+    write_wide_ttbr0(base);
+    sysreg::tlbiall::write(0);
+    sysreg::dsb();
+}
+
+/// Gives all of the address space to the map that is on again.
+pub fn whole() {
+    let eae = sysreg::ttbcr::read() & TTBCR_EAE;
+    let table = if eae == 0 { TABLE.0.get() as u32 } else { (&raw const LONG_TABLE) as u32 };
+    write_wide_ttbr0(table);
+    sysreg::ttbcr::write(eae);
+    sysreg::tlbiall::write(0);
+    sysreg::dsb();
+}
+
+/// Writes all of TTBR0: the upper half is UNKNOWN after reset, and means something in long descriptors.
+fn write_wide_ttbr0(base: u32) {
+    // SAFETY: the guest's own tables.
+    unsafe { asm!("mcrr p15, 0, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
+}
+
+fn write_wide_ttbr1(base: u32) {
+    // SAFETY: as above.
+    unsafe { asm!("mcrr p15, 1, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
+}
+
+/// Turns them off again, and selects short descriptors.
+pub fn off_long() {
+    off();
+    sysreg::ttbcr::write(0);
+    sysreg::tlbiall::write(0);
 }
 
 /// Turns caches and MMU off, with everything written back.

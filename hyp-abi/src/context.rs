@@ -184,6 +184,9 @@ pub struct ExitRecord {
     pub far: u32,
     /// HPFAR: the faulting IPA shifted right by eight, 4 KiB granular, in bits \[31:4\].
     pub hpfar: u32,
+    /// Where the instruction is, of a data abort whose syndrome does not describe it (ISV is clear): the pages of the IPAs of its
+    /// first and of its last halfword, in HPFAR's format, or [`UNRESOLVED`].
+    pub code: [u32; 2],
     /// How often in this vCPU's life a VFP trap exchanged the state.
     pub vfp_switches: u32,
     /// Non-zero when an asynchronous abort that the guest caused surfaced while Hyp mode left it.
@@ -219,6 +222,9 @@ pub struct VcpuContext {
     /// Floating point.
     pub vfp: Vfp,
 }
+
+/// What [`ExitRecord::code`] has for a page that could not be found: in HPFAR's format the low four bits are zero.
+pub const UNRESOLVED: u32 = 1;
 
 /// Index of LR_usr in [`VcpuContext::r`].
 pub const LR_USR: usize = 13;

@@ -116,6 +116,7 @@ cp15! { $
     cnthctl: 4, "c14", "c1", 0;
     // Operations, write only.
     ats1cpr: 0, "c7", "c8", 0;
+    ats1cur: 0, "c7", "c8", 2;
     iciallu: 0, "c7", "c5", 0;
     icialluis: 0, "c7", "c1", 0;
     bpiallis: 0, "c7", "c1", 6;

@@ -20,7 +20,7 @@ use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::{hcr, hsr};
 use crate::{answers, deferred, essential, fault_ipa, tlb, traps, vectors, vfp, vtimer};
 use arch::psr::{Mode, Psr};
-use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, exception_class, is_device_access};
+use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, ISV, exception_class, is_device_access};
 use hyp_abi::context::{ExitCode, VcpuContext};
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
@@ -36,7 +36,7 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
         if code != ExitCode::Trap.to_raw() {
             break;
         }
-        let syndrome = hsr::read();
+        let mut syndrome = hsr::read();
         let class = exception_class(syndrome);
         match class {
             HVC | CP15 | CP15_WIDE if context.control.answers != 0 && answers::answer(context, syndrome) => continue,
@@ -46,6 +46,11 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
                 continue;
             }
             _ => {}
+        }
+        if class == DATA_ABORT && fault_ipa::hides_instruction(syndrome, context) {
+            context.exit.code = fault_ipa::code(context);
+            // What it says of the instruction is nothing, or is not to be believed.
+            syndrome &= !ISV;
         }
         context.exit.hsr = syndrome;
         if !fault_ipa::resolve(class, syndrome, &mut context.exit) {

@@ -56,6 +56,7 @@ struct Inner {
     events: StdMutex<Vec<Event>>,
     observer: StdMutex<Option<Observer>>,
     process: StdMutex<HashMap<u32, Result<Resolved, Unresolved>>>,
+    bytes: StdMutex<HashMap<u32, u8>>,
     race: StdMutex<Option<Race>>,
     entry_race: StdMutex<Option<Race>>,
     guest: StdMutex<Option<Guest>>,
@@ -105,6 +106,7 @@ impl Host {
             events: StdMutex::default(),
             observer: StdMutex::default(),
             process: StdMutex::default(),
+            bytes: StdMutex::default(),
             race: StdMutex::default(),
             entry_race: StdMutex::default(),
             guest: StdMutex::default(),
@@ -149,6 +151,11 @@ impl Host {
     /// Takes a page from the process.
     pub fn remove_page(&self, at: HostVirt) {
         open(&self.0.process).remove(&at.page().get());
+    }
+
+    /// Says what the process has in its memory, as far as it is read.
+    pub fn set_bytes(&self, at: HostVirt, bytes: &[u8]) {
+        open(&self.0.bytes).extend((at.get()..).zip(bytes.iter().copied()));
     }
 
     /// Runs `race` once, at the end of the next `resolve`: what another CPU does between the look-up and its use.
@@ -428,6 +435,15 @@ impl host::Host for Host {
             Some(Ok(page)) if write && !page.writable => Err(Unresolved::Fault),
             Some(page) => page,
         }
+    }
+
+    fn read_process(&self, at: HostVirt, to: &mut [u8]) -> bool {
+        may_sleep();
+        let (process, bytes) = (open(&self.0.process), open(&self.0.bytes));
+        to.iter_mut().zip(at.get()..).all(|(to, at)| {
+            let there = process.get(&HostVirt::new(at).page().get()).is_some_and(Result::is_ok);
+            bytes.get(&at).filter(|_| there).map(|byte| *to = *byte).is_some()
+        })
     }
 
     fn clean_to_poc(&self, phys: HostPhys, bytes: usize) {

@@ -158,6 +158,8 @@ pub trait Host: Clone {
 
     /// Resolves one page of the calling process's memory, faulting it in, without keeping a reference. May sleep.
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved>;
+    /// Copies from the calling process's memory, faulting it in. False: not all of it is there to be read. May sleep.
+    fn read_process(&self, at: HostVirt, to: &mut [u8]) -> bool;
     /// Cleans and invalidates the data caches to the point of coherency over `bytes` from `phys`, for a guest that may run
     /// with caches off. Highmem included. Never sleeps.
     fn clean_to_poc(&self, phys: HostPhys, bytes: usize);

@@ -2,7 +2,8 @@
 //! Accesses to devices: from a data abort to a value for the device, and from its answer to the guest's register.
 //!
 //! Where no memory slot is, stage 2 maps nothing and a load or store aborts. The syndrome says which register it moves and how
-//! wide; [`decode`] makes a [`Pending`] access of it, for the vGIC or for the process. What is transferred are *bytes*, in the
+//! wide; [`decode`] makes a [`Pending`] access of it, for the vGIC or for the process. Where it says nothing, the instruction is
+//! read and becomes several accesses, one after the other: [`transfer`]. What is transferred are *bytes*, in the
 //! order in which they lie in the guest's address space: a big-endian guest's word arrives with its most significant byte
 //! first, and a device model treats all guests alike. [`Pending::finish`] gives a load its value and steps over the instruction,
 //! which is at fault until then: whoever refuses the access instead injects an abort and forgets it.
@@ -10,11 +11,36 @@
 //! Source: ARM DDI 0406C.d, B3.13.6 (syndrome of data aborts), A3.3 (endianness); Documentation/virt/kvm/api.rst of Linux 5.6
 //! (KVM_EXIT_MMIO).
 
+pub mod transfer;
+
 use crate::guest_registers;
 use arch::addr::Ipa;
 use arch::condition::InstructionLength;
 use arch::syndrome::{AccessSize, DataAbort, Rt};
 use hyp_abi::context::VcpuContext;
+use transfer::Transfer;
+
+/// An instruction that waits for the process to answer an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instruction {
+    /// It makes this access and no other.
+    Plain(Pending),
+    /// It may make more.
+    Transfer(Transfer),
+}
+
+impl Instruction {
+    /// Gives it the process's answer. The access that it makes next; `None`: it is done and stepped over.
+    pub fn answer(&mut self, context: &mut VcpuContext, bytes: [u8; 8]) -> Option<Pending> {
+        match self {
+            Self::Plain(pending) => {
+                pending.finish(context, bytes);
+                None
+            }
+            Self::Transfer(transfer) => transfer.advance(&transfer.access()?, bytes, context),
+        }
+    }
+}
 
 /// A load or store of one register, under way to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +83,8 @@ pub enum Decoded {
     CacheMaintenance,
     /// The guest's own translation tables are said to lie there: it gets an external abort.
     Stage1Walk,
-    /// The syndrome does not say what the instruction was.
-    NoSyndrome,
+    /// The syndrome does not say what the instruction was: it is to be read.
+    Undescribed,
 }
 
 /// Makes sense of a data abort at `ipa`, where there is no memory.
@@ -70,7 +96,7 @@ pub fn decode(context: &mut VcpuContext, abort: &DataAbort, ipa: Ipa, length: In
         return Decoded::Stage1Walk;
     }
     let Some(access) = abort.access else {
-        return Decoded::NoSyndrome;
+        return Decoded::Undescribed;
     };
     let direction = if abort.write {
         Direction::Write { value: guest_registers::read(context, access.rt) }
@@ -104,16 +130,21 @@ impl Pending {
     /// Carries the access out: a load's register gets what `bytes` hold, of which as many count as the access is wide;
     /// the instruction is stepped over.
     pub fn finish(&self, context: &mut VcpuContext, bytes: [u8; 8]) {
-        if let Direction::Read { rt, sign_extend } = self.direction {
-            let value = self.value_of(bytes);
-            let value = match (self.size, sign_extend) {
-                (AccessSize::Byte, true) => value as u8 as i8 as u32,
-                (AccessSize::Halfword, true) => value as u16 as i16 as u32,
-                _ => value,
-            };
+        if let (Some(value), Direction::Read { rt, .. }) = (self.loaded(bytes), self.direction) {
             guest_registers::write(context, rt, value);
         }
         guest_registers::skip_instruction(context, self.length);
+    }
+
+    /// What a load's register gets of these bytes. `None`: a store.
+    fn loaded(&self, bytes: [u8; 8]) -> Option<u32> {
+        let Direction::Read { sign_extend, .. } = self.direction else { return None };
+        let value = self.value_of(bytes);
+        Some(match (self.size, sign_extend) {
+            (AccessSize::Byte, true) => value as u8 as i8 as u32,
+            (AccessSize::Halfword, true) => value as u16 as i16 as u32,
+            _ => value,
+        })
     }
 
     /// [`Self::finish`] with the answer of a little-endian device, such as the GIC.
@@ -220,11 +251,11 @@ mod tests {
         let plain = hsr(2, false, 0, false);
         let (isv, cache_maintenance, stage1_walk) = (1 << 24, 1 << 8, 1 << 7);
         let context = &mut guest(false);
-        assert_eq!(decoded(context, plain & !isv), Decoded::NoSyndrome);
+        assert_eq!(decoded(context, plain & !isv), Decoded::Undescribed);
         assert_eq!(decoded(context, plain & !isv | cache_maintenance | 1 << 6), Decoded::CacheMaintenance);
         assert_eq!(decoded(context, plain & !isv | stage1_walk), Decoded::Stage1Walk);
-        assert_eq!(decoded(context, hsr(3, false, 0, false)), Decoded::NoSyndrome); // SAS is reserved
-        assert_eq!(decoded(context, hsr(2, false, 15, false)), Decoded::NoSyndrome); // a load to PC
+        assert_eq!(decoded(context, hsr(3, false, 0, false)), Decoded::Undescribed); // SAS is reserved
+        assert_eq!(decoded(context, hsr(2, false, 15, false)), Decoded::Undescribed); // a load to PC
     }
 
     #[test]

@@ -19,13 +19,15 @@ use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::{Access, FaultOutcome};
 use crate::host::{Host, Unresolved, Waiter, Wake};
-use crate::mmio::{self, Decoded, Pending};
+use crate::mmio::transfer::{self, Refused, Transfer};
+use crate::mmio::{self, Decoded, Instruction, Pending};
 use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
 use crate::vcpu::{Power, Vcpu, VcpuState};
 use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
 use crate::vm::{Hit, Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
+use arch::addr::Ipa;
 use arch::condition::InstructionLength;
 use arch::fault::FaultStatus;
 use arch::syndrome::{self, DataAbort, Trap};
@@ -46,7 +48,7 @@ pub enum Return {
     Unresolved(Unresolved),
     /// The interrupt controller is not ready.
     Irqchip(IrqchipError),
-    /// A load or store without a syndrome, where no memory is: it cannot be emulated (ENOSYS).
+    /// A load or store where no memory is, which neither the syndrome describes nor can be emulated from its encoding (ENOSYS).
     NoSyndrome,
 }
 
@@ -70,7 +72,7 @@ struct Run<'a, H: Host> {
 /// Runs vCPU `number` of `vm`, whose state the caller holds, on the calling thread, which is the process's. May sleep.
 ///
 /// `answer` is what the process says to the access that the last return left pending, `immediate` that it wants no more than
-/// that to be done.
+/// that to be done: that is, its instruction to be done. If the instruction makes another access, the process gets that, even so.
 pub fn run<H: Host>(
     hypervisor: &Hypervisor<H>,
     vm: &Vm<H>,
@@ -83,8 +85,11 @@ pub fn run<H: Host>(
     if state.lost {
         return Return::Exit(internal_error(ExitCode::HypPanic.to_raw()));
     }
-    if let Some(pending) = state.pending.take() {
-        pending.finish(&mut state.context, answer);
+    if let Some(instruction) = &mut state.pending {
+        if let Some(next) = instruction.answer(&mut state.context, answer) {
+            return Return::Exit(mmio_exit(&next));
+        }
+        state.pending = None;
     }
     if immediate {
         return Return::Interrupted;
@@ -464,29 +469,54 @@ impl<H: Host> Run<'_, H> {
         match mmio::decode(context, &abort, ipa, length) {
             Decoded::Access(access) => self.device(access, hit),
             Decoded::CacheMaintenance => {
-                guest_registers::skip_instruction(context, length);
+                // An MCR, which is four bytes long in Thumb as well; its syndrome does not say (B3.13.6).
+                guest_registers::skip_instruction(context, InstructionLength::Word);
                 Next::Enter
             }
             Decoded::Stage1Walk => {
                 inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal);
                 Next::Enter
             }
-            Decoded::NoSyndrome => Next::Leave(Return::NoSyndrome),
+            Decoded::Undescribed => self.undescribed(&abort, ipa, far),
         }
+    }
+
+    /// A load or store that says of itself only where it went: it is read from the guest's memory.
+    fn undescribed(&mut self, abort: &DataAbort, ipa: Ipa, far: u32) -> Next {
+        let Some(opcode) = transfer::fetch(&self.hypervisor.host, &self.vm.memory, &self.state.context) else {
+            return Next::Enter;
+        };
+        let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
+            Ok(transfer) => transfer,
+            Err(Refused::Changed) => return Next::Enter,
+            Err(Refused::Unsupported) => return Next::Leave(Return::NoSyndrome),
+        };
+        let mut next = transfer.access();
+        while let Some(access) = next {
+            let Hit::Distributor(offset) = self.vm.hit(self.hypervisor, access.ipa) else {
+                self.state.pending = Some(Instruction::Transfer(transfer));
+                return Next::Leave(Return::Exit(mmio_exit(&access)));
+            };
+            let value = self.distributor(&access, offset);
+            next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
+        }
+        Next::Enter
     }
 
     /// A load or store where a device may be: the distributor is here, all others are the process's.
     fn device(&mut self, access: Pending, hit: Hit) -> Next {
-        let number = self.number;
         let Hit::Distributor(offset) = hit else {
-            self.state.pending = Some(access);
-            return Next::Leave(Return::Exit(Exit::Mmio(Mmio {
-                phys_addr: access.ipa.get(),
-                data: access.written().unwrap_or([0; 8]),
-                len: access.size.bytes(),
-                is_write: access.written().is_some(),
-            })));
+            self.state.pending = Some(Instruction::Plain(access));
+            return Next::Leave(Return::Exit(mmio_exit(&access)));
         };
+        let value = self.distributor(&access, offset);
+        access.finish_with_value(&mut self.state.context, value);
+        Next::Enter
+    }
+
+    /// The distributor's answer to an access; zero to a store.
+    fn distributor(&mut self, access: &Pending, offset: u32) -> u32 {
+        let number = self.number;
         if Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
             // What they have in list registers is taken in when they come out.
             if !self.vm.all_but(number).is_empty() {
@@ -499,9 +529,8 @@ impl<H: Host> Run<'_, H> {
             None => (vgic.dist_read(number, offset, len), Kicks::NONE),
         });
         let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
-        access.finish_with_value(&mut self.state.context, value);
         self.vm.kick(kicks.without(number));
-        Next::Enter
+        value
     }
 }
 
@@ -514,6 +543,17 @@ fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
     let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
     vgic.enter(number, interface);
     in_flight
+}
+
+/// An access that is the process's.
+fn mmio_exit(access: &Pending) -> Exit {
+    let written = access.written();
+    Exit::Mmio(Mmio {
+        phys_addr: access.ipa.get(),
+        data: written.unwrap_or([0; 8]),
+        len: access.size.bytes(),
+        is_write: written.is_some(),
+    })
 }
 
 /// An exit that should not be.

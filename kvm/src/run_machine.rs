@@ -9,6 +9,7 @@ use crate::vm::{self, Hardware};
 use arch::addr::{HostPhys, HostVirt};
 use arch::cp15::Cp15;
 use arch::gic::{gicd, gich};
+pub use arch::syndrome::ISV;
 use hyp_abi::context::VcpuContext;
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -35,7 +36,6 @@ pub const OPEN: u32 = 0x1f << gich::VMCR_PMR_SHIFT | gich::VMCR_GRP0_EN;
 /// IL, CV and COND of an unconditional Arm instruction.
 pub const ALWAYS: u32 = 1 << 25 | 1 << 24 | 0xe << 20;
 pub const WFI: u32 = 0x01 << 26 | ALWAYS;
-pub const ISV: u32 = 1 << 24;
 pub const CM: u32 = 1 << 8;
 pub const S1PTW: u32 = 1 << 7;
 

@@ -6,8 +6,9 @@ use super::*;
 use crate::fake::{Event, Waiter as FakeWaiter};
 use crate::guest_memory::Access;
 use crate::vmid::VmidSlot;
-use arch::addr::{HostPhys, Ipa};
+use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::cp15::reg;
+use arch::gic::gicd;
 use arch::guest_registers::Sctlr;
 use arch::hyp_registers::Hcr;
 use arch::psr::{Mode, Psr};
@@ -426,18 +427,110 @@ fn the_cpu_interface_is_mapped_and_not_executed_from() {
 fn accesses_to_nothing_that_are_no_plain_loads_and_stores() {
     let mut machine = Machine::new(1);
     machine.script([
-        // Cache maintenance is passed.
+        // Cache maintenance is passed: four bytes in Thumb as well, whatever IL says.
         at(0, |context| fault(context, store(1) & !ISV | CM, NOWHERE)),
-        at(4, |context| fault(context, load(1) & !ISV, NOWHERE)),
+        at(4, |context| {
+            context.cpsr |= Psr::T.bits();
+            fault(context, store(1) & !(ISV | 1 << 25) | CM, NOWHERE)
+        }),
+        at(8, |context| {
+            context.cpsr &= !Psr::T.bits();
+            context.pc = START + 4;
+            ExitCode::Interrupt
+        }),
     ]);
-    assert_eq!(machine.run(0), Return::NoSyndrome);
-    assert_eq!(machine.states[0].context.pc, START + 4);
+    assert_eq!(machine.run(0), Return::Interrupted);
     // The guest's own tables.
     machine.script([at(4, |context| fault(context, store(1) & !ISV | S1PTW, NOWHERE + 0x123))]);
     assert_eq!(machine.run(0), Return::Interrupted);
     let context = &machine.states[0].context;
     assert_eq!(has_taken(context), (Some(Mode::Abt), 0x10));
     assert_eq!((context.cp15.dfar, context.cp15.dfsr & 1 << 11), (FAR | 0x123, 1 << 11));
+}
+
+/// Puts an Arm instruction where the guest begins.
+fn put_instruction(machine: &Machine, word: u32) {
+    machine.host.set_bytes(HostVirt::new(HVA.get() + (START - RAM as u32)), &word.to_le_bytes());
+}
+
+/// An abort of the instruction where the guest begins, without a syndrome.
+fn undescribed(context: &mut VcpuContext, hsr: u32, ipa: u64) -> ExitCode {
+    context.exit.code = [arch::syndrome::hpfar(Ipa::new(u64::from(START))); 2];
+    fault(context, hsr & !ISV, ipa)
+}
+
+fn exit_at(ipa: u64, written: Option<u32>) -> Return {
+    let data = written.map_or([0; 8], |value| u64::from(value).to_le_bytes());
+    Return::Exit(Exit::Mmio(Mmio { phys_addr: ipa, data, len: 4, is_write: written.is_some() }))
+}
+
+#[test]
+fn an_instruction_of_many_accesses_leaves_for_each() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(8);
+    put_instruction(&machine, 0xe8b1_001c); // ldm r1!, {r2-r4}
+    machine.script([
+        at(0, |context| {
+            context.r[1] = FAR | 0x10;
+            undescribed(context, load(0), NOWHERE + 0x10)
+        }),
+        at(4, |context| {
+            assert_eq!(context.r[1..5], [(FAR | 0x1c), 5, 6, 7]);
+            ExitCode::Interrupt
+        }),
+    ]);
+    assert_eq!(machine.run(0), exit_at(NOWHERE + 0x10, None));
+    assert_eq!(machine.run_with(0, [5, 0, 0, 0, 0, 0, 0, 0], false), exit_at(NOWHERE + 0x14, None));
+    // A signal waits, and so does who wants no more than the instruction to be done.
+    machine.host.set_signal(true);
+    assert_eq!(machine.run_with(0, [6, 0, 0, 0, 0, 0, 0, 0], true), exit_at(NOWHERE + 0x18, None));
+    assert_eq!(machine.states[0].context.pc, START);
+    assert_eq!(machine.run_with(0, [7, 0, 0, 0, 0, 0, 0, 0], true), Return::Interrupted);
+    assert_eq!((machine.states[0].context.pc, machine.entries()), (START + 4, 1));
+    machine.host.set_signal(false);
+    assert_eq!(machine.run(0), Return::Interrupted);
+}
+
+#[test]
+fn the_distributor_answers_each_access_of_an_instruction() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(8);
+    put_instruction(&machine, 0xe8a1_000c); // stm r1!, {r2, r3}
+    let priorities = DIST + u64::from(gicd::IPRIORITYR) + 32;
+    machine.script([
+        at(0, move |context| {
+            context.r[1..4].copy_from_slice(&[FAR | (priorities as u32 & 0xfff), 0x0820_4060, 0xa8c0_e0f8]);
+            undescribed(context, store(0), priorities)
+        }),
+        at(4, |context| {
+            assert_eq!(context.r[1], FAR | 0x428);
+            ExitCode::Interrupt
+        }),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    let read = |offset| machine.vm.with_vgic(|vgic| vgic.dist_read(0, gicd::IPRIORITYR + offset, 4));
+    assert_eq!((read(32), read(36)), (Some(0x0820_4060), Some(0xa8c0_e0f8)));
+}
+
+#[test]
+fn an_instruction_that_changed_is_run_again_and_one_that_is_not_supported_is_the_processs() {
+    let mut machine = Machine::new(1);
+    machine.give_ram(8);
+    put_instruction(&machine, 0xe8b1_001c); // a load, where a store aborted
+    machine.script([
+        at(0, |context| undescribed(context, store(0), NOWHERE)),
+        at(0, |context| {
+            let code = fault(context, load(0) & !ISV, NOWHERE);
+            context.exit.code = [hyp_abi::context::UNRESOLVED; 2];
+            code
+        }),
+        at(0, |_| ExitCode::Interrupt),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    put_instruction(&machine, 0xe191_2f9f); // ldrex r2, [r1]
+    machine.script([at(0, |context| undescribed(context, load(0), NOWHERE))]);
+    assert_eq!(machine.run(0), Return::NoSyndrome);
+    assert_eq!(machine.states[0].context.pc, START);
 }
 
 #[test]

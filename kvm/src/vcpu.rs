@@ -11,7 +11,7 @@
 
 use crate::cp15::Registers;
 use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
-use crate::mmio::Pending;
+use crate::mmio::Instruction;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
 use crate::vgic::CpuInterface;
@@ -99,8 +99,8 @@ pub struct VcpuState<H: Host> {
     pub cpu_interface: CpuInterface,
     /// It was initialised with PSCI 0.2 or later.
     pub psci_0_2: bool,
-    /// An access that the process is answering.
-    pub pending: Option<Pending>,
+    /// The instruction whose access the process is answering.
+    pub pending: Option<Instruction>,
     /// KVM_ARM_VCPU_INIT was done.
     pub initialised: bool,
     /// Hyp mode failed while it ran, and what the guest had in registers is gone. Ends with the next KVM_ARM_VCPU_INIT.

@@ -210,6 +210,11 @@ impl Host for Kernel {
         }
     }
 
+    fn read_process(&self, at: HostVirt, to: &mut [u8]) -> bool {
+        // SAFETY: room for so many bytes; the kernel checks the source.
+        unsafe { ffi::ws_copy_from_user(to.as_mut_ptr().cast(), at.get() as usize, to.len()) == 0 }
+    }
+
     fn clean_to_poc(&self, phys: HostPhys, bytes: usize) {
         for page in 0..bytes.div_ceil(PAGE_SIZE) {
             let Some(at) = phys.checked_add((page * PAGE_SIZE) as u64) else {

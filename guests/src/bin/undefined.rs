@@ -3,11 +3,11 @@
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use guests::exceptions::{Caught, Kind, catch};
 use guests::test::Verdict;
-use guests::{check, check_eq, guest, sysreg};
+use guests::{check, check_eq, gic, guest, mmio, sysreg};
 
 guest!(
     a_native_one,
@@ -16,7 +16,9 @@ guest!(
     a_debug_register_that_is_not_there,
     secure_calls_are_refused,
     a_supervisor_call,
-    conditions_are_honoured
+    conditions_are_honoured,
+    handlers_are_entered_as_sctlr_says,
+    what_traps_and_is_answered,
 );
 
 /// Checks an exception that was taken from this mode at `at`, with `behind` bytes between it and LR.
@@ -142,4 +144,156 @@ fn conditions_are_honoured() -> Verdict {
     };
     check_eq!("ACTLR, read under a condition", answer, sysreg::actlr::read());
     Ok(())
+}
+
+/// SCTLR: exceptions are taken with CPSR.E set, and in Thumb state.
+const SCTLR_EE: u32 = 1 << 25;
+const SCTLR_TE: u32 = 1 << 30;
+
+/// Handlers in one instruction set: CPSR goes to r1, SPSR to r2, LR to r3, and the code goes on behind the instruction; after a prefetch abort
+/// where r4 points. No memory is touched, whose order would be that of SCTLR.EE.
+macro_rules! handlers {
+    ($name:ident, $set:literal) => {
+        /// # Safety
+        /// Not to be called.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                $set,
+                ".balign 32",
+                "b.w .",
+                "b.w 2f",
+                "b.w .",
+                "b.w 3f",
+                "b.w 4f",
+                "b.w .",
+                "b.w .",
+                "b.w .",
+                "2:",
+                "mrs r1, cpsr",
+                "mrs r2, spsr",
+                "mov r3, lr",
+                "subs pc, lr, #0",
+                "3:",
+                "mrs r1, cpsr",
+                "mrs r2, spsr",
+                "mov r3, lr",
+                "mov lr, r4",
+                "subs pc, lr, #0",
+                "4:",
+                "mrs r1, cpsr",
+                "mrs r2, spsr",
+                "mov r3, lr",
+                "subs pc, lr, #4",
+                ".balign 4",
+                ".arm",
+            )
+        }
+    };
+}
+handlers!(arm_handlers, ".arm");
+handlers!(thumb_handlers, ".thumb");
+
+/// What a handler found: CPSR without flags, SPSR without flags, LR's distance from the instruction.
+type Found = (u32, u32, u32);
+
+/// Runs an instruction, and tells what the handler found; r0 to r4 and r12 are its own, r0 holds 0 and r4 the address behind it.
+macro_rules! found {
+    ($text:literal, $r0:expr) => {{
+        let (cpsr, spsr, lr, at): (u32, u32, u32, u32);
+        // SAFETY: an exception whose handler changes r1 to r3 and goes on behind the instruction.
+        unsafe {
+            asm!("mov r1, #0", "adr r4, 3f", "adr r12, 2f", "2:", $text, "3:",
+                inout("r0") $r0 => _, out("r1") cpsr, out("r2") spsr, out("r3") lr, out("r4") _, out("r12") at, options(nostack))
+        };
+        (cpsr & 0x07ff_ffff, spsr & 0x07ff_ffff, lr.wrapping_sub(at))
+    }};
+}
+
+/// Where nothing is.
+const NOWHERE: u32 = 0x7000_0000;
+
+/// Undefined instructions, native and injected, a data abort (native: LDM from no multiple of four), and a prefetch abort, injected.
+fn all() -> [Found; 4] {
+    let before = sysreg::vbar::read();
+    let thumb = sysreg::sctlr::read() & SCTLR_TE != 0;
+    let handlers: unsafe extern "C" fn() = if thumb { thumb_handlers } else { arm_handlers };
+    sysreg::vbar::write(handlers as *const () as u32 & !1);
+    let found = [
+        found!("udf #0", 0),
+        found!("mrc p15, 7, r0, c15, c15, 7", 0),
+        found!("ldm r0, {{r0, r1}}", handlers as *const () as u32 | 2),
+        found!("bx r0", NOWHERE),
+    ];
+    sysreg::vbar::write(before);
+    found
+}
+
+fn handlers_are_entered_as_sctlr_says() -> Verdict {
+    let before = sysreg::sctlr::read();
+    let cpsr = sysreg::cpsr() & 0x07ff_ffff;
+    for bits in [0, SCTLR_EE, SCTLR_TE, SCTLR_EE | SCTLR_TE] {
+        sysreg::sctlr::write(before & !(SCTLR_EE | SCTLR_TE) | bits);
+        let [native, injected, data, prefetch] = all();
+        sysreg::sctlr::write(before);
+        let state = |mode: u32, a: u32| {
+            // T reads as zero: that it is as SCTLR.TE says shows in that the handler runs at all.
+            cpsr & !(0x1f | 1 << 9) | mode | 1 << 7 | a | if bits & SCTLR_EE != 0 { 1 << 9 } else { 0 }
+        };
+        check!(native == (state(UNDEFINED, 0), cpsr, 4), "SCTLR {bits:#x}, native: {native:x?}");
+        check!(injected == native, "SCTLR {bits:#x}, injected: {injected:x?}, native {native:x?}");
+        check!(data == (state(0x17, 0x100), cpsr, 8), "SCTLR {bits:#x}, native data abort: {data:x?}");
+        check!((prefetch.0, prefetch.1) == (data.0, cpsr), "SCTLR {bits:#x}, injected prefetch abort: {prefetch:x?}");
+    }
+    Ok(())
+}
+
+/// Reads a coprocessor register: 0 unless it is undefined, in which case the test says so.
+macro_rules! answer {
+    ($text:literal) => {{
+        let mut value: u32 = 0xbad;
+        // SAFETY: reads a register, or is undefined and caught.
+        let caught = catch(|| unsafe { asm!($text, value = inout(reg) value, options(nostack)) });
+        check!(caught.is_none(), "{} took {caught:x?}", $text);
+        value
+    }};
+}
+
+fn what_traps_and_is_answered() -> Verdict {
+    check_eq!("PMCR", answer!("mrc p15, 0, {value}, c9, c12, 0"), 0);
+    check_eq!("PMCNTENSET", answer!("mrc p15, 0, {value}, c9, c12, 1"), 0);
+    check_eq!("PMCCNTR", answer!("mrc p15, 0, {value}, c9, c13, 0"), 0);
+    check_eq!("PMUSERENR", answer!("mrc p15, 0, {value}, c9, c14, 0"), 0);
+    check_eq!("TEECR", answer!("mrc p14, 6, {value}, c0, c0, 0"), 0);
+    check_eq!("TEEHBR", answer!("mrc p14, 6, {value}, c1, c0, 0"), 0);
+    check_eq!("DBGDSCRint", answer!("mrc p14, 0, {value}, c0, c1, 0"), 0);
+    check_eq!("DBGDIDR", answer!("mrc p14, 0, {value}, c0, c0, 0"), 0);
+    let cpus = mmio::read32(gic::GICD_TYPER) >> 5 & 7;
+    check_eq!("L2CTLR's number of cores", answer!("mrc p15, 1, {value}, c9, c0, 2") >> 24 & 3, cpus);
+    check_eq!("L2ECTLR", answer!("mrc p15, 1, {value}, c9, c0, 3"), 0);
+    // Writes are taken, and mean nothing.
+    let actlr = sysreg::actlr::read();
+    answer!("mcr p15, 0, {value}, c1, c0, 1");
+    check_eq!("ACTLR, written to", sysreg::actlr::read(), actlr);
+    answer!("mcr p15, 0, {value}, c9, c12, 0");
+    check_eq!("PMCR, written to", answer!("mrc p15, 0, {value}, c9, c12, 0"), 0);
+    answer!("mcr p14, 6, {value}, c0, c0, 0");
+    // Maintenance by set and way: clean, invalidate, both.
+    for (name, caught) in
+        [("DCCSW", catch(set_way::<0>)), ("DCISW", catch(set_way::<1>)), ("DCCISW", catch(set_way::<2>))]
+    {
+        check!(caught.is_none(), "{name} took {caught:x?}");
+    }
+    Ok(())
+}
+
+fn set_way<const WHICH: u32>() {
+    // SAFETY: level 1, set 0, way 0: with the caches off nothing of this guest's is in them.
+    unsafe {
+        match WHICH {
+            0 => asm!("mcr p15, 0, {}, c7, c10, 2", in(reg) 0, options(nostack)),
+            1 => asm!("mcr p15, 0, {}, c7, c6, 2", in(reg) 0, options(nostack)),
+            _ => asm!("mcr p15, 0, {}, c7, c14, 2", in(reg) 0, options(nostack)),
+        }
+    }
 }

@@ -32,6 +32,13 @@ pub fn boots() -> Vec<Boot> {
         },
         Boot { cpu: Some("cortex-a7"), tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics-a7") },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
+        Boot {
+            // A revision whose HSR is not to be believed (erratum 766422): Thumb stores are read and decoded.
+            cpu: Some("cortex-a15,midr=0x410fc0f4"),
+            bare_guests: true,
+            tests: &[LINUX_GUEST, ABORTS],
+            ..Boot::of("cortex-a15-r0p4")
+        },
         Boot { board: Board::VexpressA15, bare_guests: true, tests: &[LOADED], ..Boot::of("vexpress-a15") },
         Boot { board: Board::OrangepiPc, bare_guests: true, tests: &[LOADED], ..Boot::of("orangepi-pc") },
         Boot { board: Board::Mcimx7dSabre, bare_guests: true, tests: &[LOADED], ..Boot::of("mcimx7d-sabre") },
@@ -105,6 +112,8 @@ const KEPT: Test = Test::of("all that guests and a process of the host change is
     .expecting(&[Report]);
 const KEPT_WITHOUT_ANSWERS: Test =
     Test::of("the same with no answers given in Hyp mode", kept!("N")).within(240).expecting(&[Report]);
+/// Of these, loads and stores of all kinds.
+const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts </dev/null").within(300).expecting(&[Report]);
 
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
@@ -162,6 +171,14 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .expecting(&[Report]),
     RELOAD,
+    Test::of(
+        "what traps gets the same answers with those of Hyp mode turned off",
+        "parameter=/sys/module/worldswitch/parameters/hyp_answers
+        echo N >$parameter && bare conditional && bare undefined && bare aborts
+        status=$?
+        echo Y >$parameter
+        exit $status",
+    ),
     Test::of(
         "a CPU goes and comes back, with a guest before, between and after",
         "online=/sys/devices/system/cpu/cpu1/online
