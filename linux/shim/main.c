@@ -164,6 +164,37 @@ static const struct kernel_param_ops hyp_answers_operations = { .set = set_hyp_a
 module_param_cb(hyp_answers, &hyp_answers_operations, &hyp_answers, 0644);
 MODULE_PARM_DESC(hyp_answers, "Hyp mode itself answers what needs nothing of the host (default Y); N is for tests");
 
+static int set_check_vmids(const char *text, const struct kernel_param *parameter)
+{
+	bool on;
+	int error = kstrtobool(text, &on);
+
+	if (!error)
+		ws_rust_set_check_vmids(on);
+	return error;
+}
+
+static int get_check_vmids(char *text, const struct kernel_param *parameter)
+{
+	return sprintf(text, "%u\n", ws_rust_check_vmids());
+}
+
+static const struct kernel_param_ops check_vmids_operations = { .set = set_check_vmids, .get = get_check_vmids };
+
+module_param_cb(check_vmids, &check_vmids_operations, NULL, 0600);
+MODULE_PARM_DESC(check_vmids,
+		 "checks at each entry into a guest that no other VM has its VMID; if one has, says so in the log and does not enter");
+
+static int get_vmid_roll_overs(char *text, const struct kernel_param *parameter)
+{
+	return sprintf(text, "%u\n", ws_rust_vmid_roll_overs());
+}
+
+static const struct kernel_param_ops vmid_roll_overs_operations = { .get = get_vmid_roll_overs };
+
+module_param_cb(vmid_roll_overs, &vmid_roll_overs_operations, NULL, 0400);
+MODULE_PARM_DESC(vmid_roll_overs, "how often all VMIDs were used up, and all TLBs flushed to use them again (read only)");
+
 static int __init worldswitch_init(void)
 {
 	return ws_rust_init();

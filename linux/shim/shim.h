@@ -96,6 +96,9 @@ int ws_rust_vcpu_mmap(void *vcpu, struct vm_area_struct *area, unsigned long pag
 void ws_rust_release(u32 kind, void *object);
 int ws_rust_provoke(u32 kind);
 void ws_rust_hyp_answers(u32 on);
+void ws_rust_set_check_vmids(u32 on);
+u32 ws_rust_check_vmids(void);
+u32 ws_rust_vmid_roll_overs(void);
 int ws_rust_cpu_comes(void);
 void ws_rust_cpu_goes(void);
 void ws_rust_cpu_sleeps(void);

@@ -25,6 +25,7 @@ mod system;
 mod user;
 mod vcpu;
 mod vm;
+mod vmid_debug;
 mod waiter;
 
 #[panic_handler]

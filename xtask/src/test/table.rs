@@ -50,11 +50,30 @@ const RELOAD: Test = Test::of(
 )
 .within(300);
 
+/// All VMs' entries are looked at from here on, until the module is loaded anew.
+const CHECK_VMIDS: Test = Test::of(
+    "entries into guests are checked for VMIDs of two VMs",
+    "echo 1 >/sys/module/worldswitch/parameters/check_vmids && cat /sys/module/worldswitch/parameters/check_vmids",
+)
+.expecting(&[Is("1")]);
+
+const ROLL_OVERS: Test = Test::of(
+    "three hundred VMs use up all VMIDs ten times and more, and no two have the same",
+    "cd /sys/module/worldswitch/parameters
+    echo 1 >check_vmids
+    before=$(cat vmid_roll_overs)
+    kvm-conformance 'lifetimes: three hundred VMs' </dev/null || exit 1
+    [ $(($(cat vmid_roll_overs) - before)) -ge 10 ]",
+)
+.within(600)
+.expecting(&[Says("ok lifetimes: three hundred VMs")]);
+
 /// A client of KVM that knows what KVM/ARM answered.
 const CONFORMANCE: Test = Test::of("conformance", "kvm-conformance </dev/null").within(900).expecting(&[Report]);
 
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
+    CHECK_VMIDS,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
         .failing(EEXIST)
         .expecting(&[Says("File exists")]),
@@ -135,6 +154,7 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .failing(1)
     .expecting(&[Lines(1)]),
+    ROLL_OVERS,
     CONFORMANCE,
 ];
 
