@@ -158,7 +158,7 @@ fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host,
         for name in host.bare_guests() {
             items.push(Item {
                 name: format!("{}: guest {name}", boot.name),
-                script: format!("wsvm run --kernel /guests/{name}.bin --mem 64M </dev/null"),
+                script: format!("wsvm run --kernel /guests/{name}.bin --mem 64M --cpus {} </dev/null", cpus_of(name)),
                 status: 0,
                 expect: vec![Expect::Report],
                 limit: 60,
@@ -179,6 +179,11 @@ fn attend(layout: &Layout, boot: &Boot, host: &Host, items: &[Item], tally: &mut
     let tokens = Tokens::new();
     let (sender, receiver) = channel();
     let output = Box::new(Splitter::new(&tokens.host, sender));
+/// How many CPUs a bare-metal guest is given: all that KVM has for it, if it is about more than one.
+fn cpus_of(guest: &str) -> u32 {
+    if guest.starts_with("smp") { 8 } else { 1 }
+}
+
     let script = script(items, &tokens.host);
     let mut judged = BTreeMap::new();
     let log = crate::machine::console_log(layout, &log_name(boot));
