@@ -106,6 +106,7 @@ pub fn run(layout: &Layout, command: &BenchCommand) -> Result<u8> {
         cpu: None,
         smp: None,
         mem: "1G".to_owned(),
+        disk: None,
         append: "maxcpus=1".to_owned(),
         qemu_arg: REPEATABLE.map(str::to_owned).to_vec(),
         qemu: None,

@@ -84,7 +84,8 @@ fn rust_object(layout: &Layout) -> Result<PathBuf> {
 }
 
 /// The crates of programs that run in the host, and what their programs are called.
-pub const HOST_PROGRAMS: [(&str, &str); 2] = [("wsvm", "wsvm"), ("worldswitch-conformance", "kvm-conformance")];
+pub const HOST_PROGRAMS: [(&str, &str); 3] =
+    [("wsvm", "wsvm"), ("worldswitch-conformance", "kvm-conformance"), ("worldswitch-conformance", "kexec-again")];
 
 fn programs_for_the_host(layout: &Layout) -> Result<Vec<(String, PathBuf)>> {
     HOST_PROGRAMS
