@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Guests of a few instructions: machine code of the Arm instruction set (ARM DDI 0406C.d, A8.8), for MMU and caches off.
+//! Guests of a few instructions: machine code of the Arm instruction set (ARM DDI 0406C.d, A8.8). They start with MMU and caches off.
 
 /// Instructions, in order.
 #[derive(Default)]
@@ -86,6 +86,16 @@ impl Program {
         self.raw(0xe280_0000 | rd << 16 | rd << 12 | value)
     }
 
+    /// MCR: writes `r[rt]` to the system register CP15, opc1 0, `crn`, `crm`, `opc2`.
+    pub fn mcr(&mut self, rt: u32, crn: u32, crm: u32, opc2: u32) -> &mut Self {
+        self.raw(0xee00_0f10 | crn << 16 | rt << 12 | opc2 << 5 | crm)
+    }
+
+    /// ISB.
+    pub fn isb(&mut self) -> &mut Self {
+        self.raw(0xf57f_f06f)
+    }
+
     /// HVC #0.
     pub fn hvc(&mut self) -> &mut Self {
         self.raw(0xe140_0070)
@@ -151,9 +161,21 @@ mod tests {
             .load(Width::SignedByte, 3, 1, 0x21)
             .store(Width::Half, 4, 1, 0x12)
             .add(2, 1)
+            .mcr(6, 2, 0, 2)
+            .isb()
             .stay();
-        // movw r1, #0x5678; movt r1, #0x1234; ldr r2, [r1, #4]; ldrsb r3, [r1, #33]; strh r4, [r1, #18]; add r2, r2, #1; b .
-        let expected = [0xe305_1678, 0xe341_1234, 0xe591_2004, 0xe1d1_32d1, 0xe1c1_41b2, 0xe282_2001, 0xeaff_fffe];
+        // movw r1, #0x5678; movt r1, #0x1234; ldr r2, [r1, #4]; ldrsb r3, [r1, #33]; strh r4, [r1, #18]; add r2, r2, #1; mcr p15, 0, r6, c2, c0, 2; isb; b .
+        let expected = [
+            0xe305_1678,
+            0xe341_1234,
+            0xe591_2004,
+            0xe1d1_32d1,
+            0xe1c1_41b2,
+            0xe282_2001,
+            0xee02_6f50,
+            0xf57f_f06f,
+            0xeaff_fffe,
+        ];
         assert_eq!(program.words(), expected);
     }
 }

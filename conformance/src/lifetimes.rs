@@ -13,9 +13,9 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
-use crate::machine::{DEVICE, Machine, RAM, await_that};
+use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu, await_that, region};
 use crate::memory_map::{Memory, PAGE, memory_file};
-use crate::sys::{Fd, process, unload};
+use crate::sys::{on_cpu, process, unload};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 
 /// The table.
@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
     Case::of("descriptors can be closed in every order, without it", every_order_at_rest).within(120),
     Case::of("the guest's memory can go before the VM", memory_first),
     Case::of("a VM outlives its process in another's descriptor, of no use there (EIO)", outlived),
-    Case::of("three hundred VMs run, each with its own memory, again and again", many).within(600),
+    Case::of("three hundred VMs take turns on two CPUs, and each sees its own memory", many).within(600),
     Case::of("the module counts its descriptors, and stays while there are any", use_count),
     Case::of("a killed process leaves no memory behind", killed).within(600),
     Case::of("a process that ends leaves no memory behind", ended).within(600),
@@ -157,28 +157,78 @@ fn outlived() -> Verdict {
     equal(said.read(4), 2, "what the heir says")
 }
 
-fn many() -> Verdict {
-    const VMS: u32 = 300;
+/// VMs at a time: more than there are VMIDs, so that they take them from each other.
+const VMS: u32 = 300;
+/// How often each runs.
+const ROUNDS: u32 = 10;
+/// Pages that each looks at, behind that of its program.
+const DATA: std::ops::Range<u32> = 1..4;
+
+/// A guest that turns its MMU on, so that it runs on TLB entries of its own and not only of stage 2, and then says for ever what it
+/// finds in the first word of each of its pages.
+///
+/// TTBCR.N = 7 makes 128 bytes of the program's page a whole table: it maps the first 32 MiB, which is where this guest lies, in
+/// sections that are themselves (ARM DDI 0406C.d, B3.5.4).
+fn telling(table: u32) -> Program {
     let mut program = Program::new();
-    program.set(1, RAM + PAGE as u32).set(3, DEVICE);
+    program.set(0, 7 | 1 << 5).mcr(0, 2, 0, 2); // TTBCR: N = 7, PD1
+    program.set(0, LOW + table).mcr(0, 2, 0, 0); // TTBR0
+    program.set(0, 1).mcr(0, 3, 0, 0); // DACR: domain 0 is as the table says
+    program.set(0, 0x00c5_0079).mcr(0, 1, 0, 0).isb(); // SCTLR: as at reset, and M
+    program.set(3, LOW_DEVICE);
     let top = program.label();
-    program.ldr(2, 1, 0).str(2, 3, 0).branch(top);
-    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 4096, 4096);
-    let kvm = Fd::kvm().succeeds("opening /dev/kvm")?;
-    let mut machines = Vec::new();
-    for number in 0..VMS {
-        let memory = Memory::new(2 * PAGE).succeeds("mmap")?;
-        let machine = Machine::over(memory, &program)?;
-        machine.ram.write(PAGE, number);
-        let vcpu = machine.vcpu(0)?;
-        machines.push((machine, vcpu));
+    for page in DATA {
+        program.set(1, LOW + page * PAGE as u32).ldr(2, 1, 0).str(2, 3, 0);
     }
-    drop(kvm);
-    for round in 0..3 {
-        for (number, (machine, vcpu)) in (0..).zip(&machines) {
-            vcpu.expect_write(DEVICE, 4, number + round * 1000)?;
-            machine.ram.write(PAGE, number + (round + 1) * 1000);
+    program.branch(top);
+    program
+}
+
+/// Where that guest has its memory.
+const LOW: u32 = 0x0010_0000;
+/// An address without memory that it can reach.
+const LOW_DEVICE: u32 = 0x0080_0000;
+
+/// A VM of [`many`].
+fn telling_machine() -> Result<(Machine, Arc<Vcpu>), Failure> {
+    const TABLE: u32 = 0x400;
+    const SECTION: u32 = 0xc02; // a section, Strongly-ordered, full access
+    let (kvm, vm) = Machine::empty()?;
+    let ram = Memory::new(DATA.end as usize * PAGE).succeeds("mmap")?;
+    ram.put(0, telling(TABLE).words());
+    for section in 0..32u32 {
+        ram.write((TABLE + section * 4) as usize, section << 20 | SECTION);
+    }
+    vm.slot(&region(0, LOW.into(), ram.bytes() as u64, ram.address(0))).succeeds("KVM_SET_USER_MEMORY_REGION")?;
+    let machine = Machine { kvm, vm, ram: Arc::new(ram) };
+    let vcpu = machine.vcpu(0)?;
+    vcpu.fd.set_register(PC, LOW.into()).succeeds("writing PC")?;
+    Ok((machine, vcpu))
+}
+
+fn many() -> Verdict {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 4096, 4096);
+    let made: Result<Vec<_>, _> = (0..VMS).map(|_| telling_machine()).collect();
+    let machines = &made?;
+    // What VM `number` has in a page in a round is what no other ever has anywhere.
+    let value = |number: u32, page: u32, round: u32| round << 16 | number << 4 | page;
+    let one_round = |cpu: u32, round: u32| {
+        on_cpu(cpu as usize).succeeds("sched_setaffinity")?;
+        // Each VM changes CPUs from round to round.
+        for (number, (machine, vcpu)) in (0..).zip(machines).filter(|(number, _)| (number + round + cpu) % 2 == 0) {
+            DATA.for_each(|page| machine.ram.write(page as usize * PAGE, value(number, page, round)));
+            for page in DATA {
+                vcpu.expect_write(LOW_DEVICE, 4, value(number, page, round))
+                    .map_err(|why| Failure::new(format!("VM {number} in round {round} on CPU {cpu}: {why}")))?;
+            }
         }
+        Ok(())
+    };
+    for round in 1..=ROUNDS {
+        std::thread::scope(|scope| {
+            let both = [0, 1].map(|cpu| scope.spawn(move || one_round(cpu, round)));
+            both.into_iter().try_for_each(|thread| thread.join().expect("the thread does not panic"))
+        })?;
     }
     Ok(())
 }
@@ -256,7 +306,7 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
 }
 
 /// A VM with two vCPUs, a GIC and some memory, whose guest runs: what a process has when it dies.
-fn busy_machine(memory: Memory) -> Result<(Machine, Arc<crate::machine::Vcpu>), Failure> {
+fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>), Failure> {
     let machine = Machine::over(memory, &counting())?;
     let vcpu = machine.vcpu(0)?;
     let _second = machine.vcpu(1)?;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Memory that the process changes, takes away or gives back under a running guest: the guest sees what the process has, always.
 //!
-//! The guest copies a word from one page to another for ever; whatever is done to the first must show in the second.
+//! The guest copies a word from one page to another for ever, without leaving by itself; whatever is done to the first must show in the
+//! second. Where memory is taken away, it must show at once: a guest that used the old page until the host's next timer interrupt
+//! made it leave would write to what is somebody else's by then.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
@@ -37,6 +40,8 @@ pub const CASES: &[Case] = &[
 const IN: usize = 4 * PAGE;
 /// Where it writes what it read.
 const OUT: usize = 8 * PAGE;
+/// Where it counts its copies.
+const COUNT: usize = OUT + 4;
 
 /// A machine whose guest copies from `input` to [`OUT`].
 struct Copier {
@@ -49,7 +54,7 @@ fn copying(input: usize) -> Program {
     let mut program = Program::new();
     program.set(1, RAM + input as u32).set(2, RAM + OUT as u32);
     let top = program.label();
-    program.ldr(0, 1, 0).str(0, 2, 0).branch(top);
+    program.ldr(0, 1, 0).str(0, 2, 0).add(3, 1).str(3, 2, (COUNT - OUT) as u32).branch(top);
     program
 }
 
@@ -76,6 +81,17 @@ impl Copier {
     /// The guest shows this now.
     fn shows(&self, value: u32, what: &str) -> Verdict {
         self.machine.await_word(OUT, value, what)
+    }
+
+    /// The next copy that the guest begins shows this.
+    fn shows_at_once(&self, value: u32, what: &str) -> Verdict {
+        let before = self.ram().read(COUNT);
+        // No sleep: within it, the guest would have to leave for other reasons.
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.ram().read(COUNT).wrapping_sub(before) < 2 {
+            holds(Instant::now() < end, "the guest goes on")?;
+        }
+        equal(self.ram().read(OUT), value, what)
     }
 
     /// The process writes a value and the guest shows it.
@@ -105,7 +121,7 @@ fn discarded() -> Verdict {
         for value in 1..50 {
             guest.write(value, "a word")?;
             guest.ram().advise(guest.page(), MmapAdvise::MADV_DONTNEED).succeeds("MADV_DONTNEED")?;
-            guest.shows(0, "discarded memory")?;
+            guest.shows_at_once(0, "discarded memory")?;
         }
         Ok(())
     })
@@ -116,7 +132,7 @@ fn replaced() -> Verdict {
         for value in 1..50 {
             guest.write(value, "a word")?;
             guest.ram().map_again(guest.page()).succeeds("mmap")?;
-            guest.shows(0, "new memory")?;
+            guest.shows_at_once(0, "new memory")?;
         }
         Ok(())
     })
@@ -128,7 +144,7 @@ fn moved() -> Verdict {
             let other = Memory::new(PAGE).succeeds("mmap")?;
             other.write(0, value);
             guest.ram().take_over(guest.input, other).succeeds("mremap")?;
-            guest.shows(value, "memory that was moved there")?;
+            guest.shows_at_once(value, "memory that was moved there")?;
             guest.write(value + 1000, "a word in it")?;
         }
         Ok(())
@@ -261,7 +277,8 @@ fn replaced_often() -> Verdict {
     Copier::new()?.run(|guest| {
         for value in 1..=500 {
             guest.ram().map_again(guest.page()).succeeds("mmap")?;
-            guest.write(value, "a word in new memory")?;
+            guest.shows_at_once(0, "new memory")?;
+            guest.write(value, "a word in it")?;
         }
         Ok(())
     })

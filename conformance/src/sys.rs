@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -326,6 +327,13 @@ pub fn process(work: impl FnOnce() -> u8) -> Result<Pid, Errno> {
             unsafe { libc::_exit(status.into()) }
         }
     }
+}
+
+/// Keeps this thread on one CPU.
+pub fn on_cpu(cpu: usize) -> Result<(), Errno> {
+    let mut one = CpuSet::new();
+    one.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &one)
 }
 
 /// Unloads a module, unless it is used.

@@ -20,6 +20,7 @@ pub mod gic;
 pub mod mmio;
 pub mod mmu;
 pub mod psci;
+pub mod smp;
 mod start;
 pub mod sysreg;
 pub mod test;

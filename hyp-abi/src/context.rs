@@ -245,6 +245,8 @@ pub enum ExitCode {
     /// stored the rest. What was stored is all that a guest in Supervisor mode is
     /// answered with: general registers, PC and CPSR, the banks of the Supervisor, Abort and Undefined modes, CP15 up to TTBCR.
     ShortTrap,
+    /// Another VM runs under the same VMID, a check says. Nothing ran. The module's answer, not the image's.
+    SharedVmid,
     /// Hyp mode itself took an exception. The vCPU is lost; the CPU's panic record says more.
     HypPanic,
 }
@@ -258,6 +260,7 @@ impl ExitCode {
             Self::Again => 2,
             Self::Gone => 3,
             Self::ShortTrap => 4,
+            Self::SharedVmid => 5,
             Self::HypPanic => HYP_PANIC,
         }
     }
@@ -270,6 +273,7 @@ impl ExitCode {
             2 => Self::Again,
             3 => Self::Gone,
             4 => Self::ShortTrap,
+            5 => Self::SharedVmid,
             _ => Self::HypPanic,
         }
     }

@@ -111,14 +111,19 @@ fn an_image_fits_its_room() {
 
 #[test]
 fn exit_codes_travel_there_and_back() {
-    for (number, code) in [ExitCode::Trap, ExitCode::Interrupt, ExitCode::Again, ExitCode::Gone, ExitCode::ShortTrap]
-        .into_iter()
-        .enumerate()
-    {
+    let codes = [
+        ExitCode::Trap,
+        ExitCode::Interrupt,
+        ExitCode::Again,
+        ExitCode::Gone,
+        ExitCode::ShortTrap,
+        ExitCode::SharedVmid,
+    ];
+    for (number, code) in codes.into_iter().enumerate() {
         assert_eq!((code.to_raw(), ExitCode::from_raw(number as u32)), (number as u32, code));
     }
     assert_eq!(ExitCode::HypPanic.to_raw(), HYP_PANIC);
-    assert_eq!([5, BAD_CALL, HYP_PANIC, u32::MAX].map(ExitCode::from_raw), [ExitCode::HypPanic; 4]);
+    assert_eq!([6, BAD_CALL, HYP_PANIC, u32::MAX].map(ExitCode::from_raw), [ExitCode::HypPanic; 4]);
 }
 
 #[test]

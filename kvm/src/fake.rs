@@ -14,7 +14,10 @@ pub use wait::{Waiter, WakeTimer};
 
 use crate::host::{self, Lock, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use crate::vgic::CpuInterface;
+use crate::vmid::VmidSlot;
+use crate::vmid_check::VmidCheck;
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
+use arch::hyp_registers::Vttbr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use std::boxed::Box;
@@ -70,6 +73,7 @@ struct Inner {
     yields: AtomicUsize,
     timer_held: AtomicBool,
     cpu_interface: StdMutex<CpuInterface>,
+    vmid_check: VmidCheck,
 }
 
 impl Drop for Inner {
@@ -120,6 +124,7 @@ impl Host {
             yields: AtomicUsize::new(0),
             timer_held: AtomicBool::new(false),
             cpu_interface: StdMutex::default(),
+            vmid_check: VmidCheck::new(),
         }))
     }
 
@@ -369,7 +374,6 @@ impl Drop for ContextPage {
 
 impl host::Host for Host {
     type Spin<T> = FakeLock<T, true>;
-    type Mutex<T> = FakeLock<T, false>;
     type Array<T> = Vec<T>;
     type TablePage = Page;
     type ContextPage = ContextPage;
@@ -514,6 +518,10 @@ impl host::Host for Host {
         self.0.timer_held.store(hold, Ordering::SeqCst);
     }
 
+    fn may_enter(&self, slot: &VmidSlot, vttbr: Vttbr) -> bool {
+        self.0.vmid_check.note(slot.generation(), vttbr).is_ok()
+    }
+
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
         assert!(INTERRUPTS_OFF.get());
         let guest = open(&self.0.guest).take();
@@ -546,6 +554,10 @@ impl host::Host for Host {
     fn flush_vmid_local(&self, vttbr: u64) {
         self.event(Event::FlushVmidLocal(vttbr, self.cpu()));
     }
+}
+
+impl host::Cpus for Host {
+    type Mutex<T> = FakeLock<T, false>;
 
     fn flush_all(&self) {
         self.event(Event::FlushAll);

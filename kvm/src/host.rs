@@ -6,7 +6,9 @@
 //! exists because something here calls it, and says whether it may sleep.
 
 use crate::vgic::CpuInterface;
+use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, HostVirt};
+use arch::hyp_registers::Vttbr;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::AtomicU64;
 use hyp_abi::context::{ExitCode, VcpuContext};
@@ -118,12 +120,26 @@ pub trait WakeTimer {
 #[derive(Clone, Copy, Debug)]
 pub struct Masks(pub u32);
 
-/// The kernel.
-pub trait Host: Clone {
-    /// A lock that is held for short and also by interrupt handlers: interrupts are off while it is held. Never sleeps.
-    type Spin<T>: Lock<T>;
+/// What the kernel does on all CPUs at once, and a lock that may be held meanwhile.
+///
+/// A part of [`Host`], apart from it so that loom's model of the machine (`vmid_loom_tests.rs`) need not be more than this.
+pub trait Cpus {
     /// A lock that may be held over sleep.
     type Mutex<T>: Lock<T>;
+
+    /// Drops the TLB entries of all VMIDs and instruction caches on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
+    fn flush_all(&self);
+    /// What flushes on every CPU need besides where a core's erratum demands it (Cortex-A15 798181: a barrier on each). No spin
+    /// lock is held and interrupts are on; does not sleep.
+    fn complete_flush(&self);
+    /// Makes every CPU that runs a guest leave it, and waits until each has. May sleep; interrupts are on.
+    fn exit_all_guests(&self);
+}
+
+/// The kernel.
+pub trait Host: Cpus + Clone {
+    /// A lock that is held for short and also by interrupt handlers: interrupts are off while it is held. Never sleeps.
+    type Spin<T>: Lock<T>;
     /// A slice on the kernel's heap.
     type Array<T>: DerefMut<Target = [T]>;
     /// A page for a translation table.
@@ -193,6 +209,9 @@ pub trait Host: Clone {
     /// Interrupts are off.
     fn hold_timer_interrupt(&self, hold: bool);
 
+    /// Whether a guest may be entered with the VMID in `slot`, which is current, and `vttbr`: a check for debugging, which
+    /// [`crate::vmid_check`] makes. Interrupts are off.
+    fn may_enter(&self, slot: &VmidSlot, vttbr: Vttbr) -> bool;
     /// Runs the vCPU until something stops it. Interrupts are off, and stay so after [`ExitCode::ShortTrap`] until the next call of
     /// this method or of [`Self::leave_guest`].
     fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
@@ -202,15 +221,8 @@ pub trait Host: Clone {
     fn hyp_may_answer(&self) -> bool;
     /// After [`ExitCode::ShortTrap`], stores the rest of the vCPU's state. Interrupts are still off.
     fn leave_guest(&self, context: &mut Self::ContextPage);
-    /// Drops the TLB entries of a VMID on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
+    /// Drops the TLB entries of a VMID on every CPU; [`Cpus::complete_flush`] is owed. Never sleeps.
     fn flush_vmid(&self, vttbr: u64);
     /// Drops the TLB entries of a VMID on this CPU.
     fn flush_vmid_local(&self, vttbr: u64);
-    /// Drops the TLB entries of all VMIDs and instruction caches on every CPU; [`Self::complete_flush`] is owed. Never sleeps.
-    fn flush_all(&self);
-    /// What flushes on every CPU need besides where a core's erratum demands it (Cortex-A15 798181: a barrier on each). No spin
-    /// lock is held and interrupts are on; does not sleep.
-    fn complete_flush(&self);
-    /// Makes every CPU that runs a guest leave it, and waits until each has. May sleep; interrupts are on.
-    fn exit_all_guests(&self);
 }

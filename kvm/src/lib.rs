@@ -27,4 +27,5 @@ pub mod vcpu;
 pub mod vgic;
 pub mod vm;
 pub mod vmid;
+pub mod vmid_check;
 pub mod vtimer;

@@ -158,6 +158,11 @@ impl<H: Host> Run<'_, H> {
             host.interrupts_on(masks);
             return None;
         };
+        if !host.may_enter(self.vm.memory.vmid(), vttbr) {
+            self.vcpu.set_in_guest(false);
+            host.interrupts_on(masks);
+            return Some(ExitCode::SharedVmid);
+        }
         self.state.context.control.vttbr = vttbr.bits();
         self.state.context.timer.cntvoff = self.vm.counter_offset();
         if self.vm.last_ran.note(host.cpu(), self.number as u32) {
@@ -271,7 +276,7 @@ impl<H: Host> Run<'_, H> {
         match code {
             ExitCode::Interrupt | ExitCode::Again => Next::Enter,
             ExitCode::Trap | ExitCode::ShortTrap => self.handle_trap(),
-            ExitCode::Gone => Next::Leave(Return::Exit(Exit::FailEntry {
+            ExitCode::Gone | ExitCode::SharedVmid => Next::Leave(Return::Exit(Exit::FailEntry {
                 hardware_entry_failure_reason: code.to_raw().into(),
                 cpu: self.hypervisor.host.cpu() as u32,
             })),

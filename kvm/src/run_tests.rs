@@ -5,7 +5,7 @@ use super::machine::*;
 use super::*;
 use crate::fake::{Event, Waiter as FakeWaiter};
 use crate::guest_memory::Access;
-use crate::vmid::VmidSlot;
+use crate::vmid::{VmidSlot, Vmids};
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::cp15::reg;
 use arch::gic::gicd;
@@ -90,6 +90,20 @@ fn the_vmid_is_the_vms_and_of_this_generation() {
     // VMID 1 was the VM's, then another's; the second that was given out of the new generation is the VM's now.
     assert_eq!(vmids.lock().unwrap()[0] >> 48 & 0xff, 2);
     assert!(machine.host.take_events().contains(&Event::FlushAll));
+}
+
+#[test]
+fn a_vm_whose_vmid_another_has_does_not_run() {
+    let mut machine = Machine::new(1);
+    machine.host.set_cpu(1);
+    // Another VM runs under VMID 1 of the first generation, which the allocator knows nothing of.
+    let (other, hypervisor) = (VmidSlot::new(), Vmids::new(machine.host.clone()));
+    hypervisor.assign(&other);
+    assert!(machine.host.may_enter(&other, other.vttbr(HostPhys::new(0x2000)).unwrap()));
+    let entries = machine.entries();
+    let refused = Exit::FailEntry { hardware_entry_failure_reason: 5, cpu: 1 };
+    assert_eq!(machine.run(0), Return::Exit(refused));
+    assert_eq!(machine.entries(), entries);
 }
 
 #[test]

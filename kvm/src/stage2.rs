@@ -26,7 +26,7 @@ use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, Ipa};
 use arch::long_descriptor::{Decoded, ENTRIES, Level, Stage2Access, Stage2Descriptor, Stage2Memory};
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 /// How much one entry maps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -390,10 +390,7 @@ impl<H: Host> Stage2<H> {
     }
 
     fn flush_now(&self, vmid: &VmidSlot) {
-        // The change of the tables comes before the look at the VMID, in the one order that all CPUs agree on. If this finds
-        // no VMID or an old one, then whoever enters with a new one later does so after the change.
-        fence(Ordering::SeqCst);
-        if let Some(vttbr) = vmid.vttbr(self.base()) {
+        if let Some(vttbr) = vmid.vttbr_to_flush(self.base()) {
             self.host.flush_vmid(vttbr.bits());
             self.flushed.set(true);
         }

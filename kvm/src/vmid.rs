@@ -18,12 +18,19 @@
 //! one process on one vCPU and for another on the next expects TLBs apart. Where two vCPUs of a VM take turns on one CPU, that
 //! CPU's entries of the VMID are dropped in between: [`LastRan`] tells when.
 //!
+//! `vmid_tests.rs` tries all this against CPUs with tagged TLBs under random schedules; `vmid_loom_tests.rs` tries a few entries under
+//! every schedule with up to three preemptions, and every order of memory.
+//!
 //! Source: ARM DDI 0406C.d, B3.9 and B3.10 (TLBs, VMID), B4.1 (VTTBR).
 
-use crate::host::{Host, Lock, OutOfMemory};
+use crate::host::{Cpus, Host, Lock, OutOfMemory};
 use arch::addr::HostPhys;
 use arch::hyp_registers::{Vmid, Vttbr};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
+#[cfg(not(all(test, loom)))]
+use core::sync::atomic::{AtomicU64, fence};
+#[cfg(all(test, loom))]
+use loom::sync::atomic::{AtomicU64, fence};
 
 /// How many VMIDs there are, the host's included.
 const VMIDS: u16 = 256;
@@ -38,25 +45,39 @@ pub struct VmidSlot(AtomicU64);
 
 impl VmidSlot {
     /// The slot of a VM that has never run.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self(AtomicU64::new(0))
+    }
+
+    /// The generation that the VMID is of; 0 while the VM has never run.
+    pub fn generation(&self) -> u64 {
+        self.0.load(Ordering::SeqCst) >> GENERATION_SHIFT
     }
 
     /// VTTBR for stage-2 tables at `base`.
     ///
-    /// `None` while the VM has never run: no TLB has an entry of it. For flushing, a VMID of an old generation is as good as
-    /// any: what it tagged is gone already, and dropping another VM's entries does no harm. To enter the guest, ask
-    /// [`Vmids::is_current`] first.
+    /// `None` while the VM has never run. To enter the guest, ask [`Vmids::is_current`] first.
     pub fn vttbr(&self, base: HostPhys) -> Option<Vttbr> {
         match self.0.load(Ordering::SeqCst) as u8 {
             0 => None,
             vmid => Vttbr::new(base, Vmid::new(vmid)),
         }
     }
+
+    /// VTTBR to flush after a change of the stage-2 tables at `base`. `None`: no TLB has an entry of the VM.
+    ///
+    /// A VMID of an old generation is as good as any: what it tagged is gone already, and dropping another VM's entries does no
+    /// harm. Whoever enters with a VMID that this did not see finds the tables as they are after the change.
+    pub fn vttbr_to_flush(&self, base: HostPhys) -> Option<Vttbr> {
+        // The change comes before the look at the VMID, in the one order that all CPUs agree on; the other half is the fence
+        // between an entry's look at its VMID and the guest (`Vcpu::set_in_guest`).
+        fence(Ordering::SeqCst);
+        self.vttbr(base)
+    }
 }
 
 /// The VMIDs of a machine. One, shared by all VMs.
-pub struct Vmids<H: Host> {
+pub struct Vmids<H: Cpus> {
     /// The current generation, from 1.
     generation: AtomicU64,
     /// The next VMID to give out; [`Self::limit`] when none is left.
@@ -65,7 +86,7 @@ pub struct Vmids<H: Host> {
     host: H,
 }
 
-impl<H: Host> Vmids<H> {
+impl<H: Cpus> Vmids<H> {
     /// All VMIDs free. The TLBs hold no entry with a VMID other than 0.
     pub fn new(host: H) -> Self {
         Self::with_limit(host, VMIDS)
@@ -77,11 +98,11 @@ impl<H: Host> Vmids<H> {
 
     /// Whether the VM may run with the VMID that it has. Takes no lock.
     ///
-    /// The answer lasts only where [`Host::exit_all_guests`] would notice: the caller has interrupts off and has marked its CPU
+    /// The answer lasts only where [`Cpus::exit_all_guests`] would notice: the caller has interrupts off and has marked its CPU
     /// as in the guest.
     pub fn is_current(&self, slot: &VmidSlot) -> bool {
         // SeqCst: the caller's mark comes before, in the one order that all CPUs agree on. See `begin_generation`.
-        slot.0.load(Ordering::SeqCst) >> GENERATION_SHIFT == self.generation.load(Ordering::SeqCst)
+        slot.generation() == self.generation.load(Ordering::SeqCst)
     }
 
     /// Gives the VM a VMID of the current generation, if it has none. May sleep; interrupts are on.
@@ -131,6 +152,10 @@ impl<H: Host> LastRan<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[path = "vmid_tests.rs"]
 mod tests;
+
+#[cfg(all(test, loom))]
+#[path = "vmid_loom_tests.rs"]
+mod loom_tests;

@@ -196,6 +196,37 @@ static const struct kernel_param_ops vfp_switches_operations = { .get = get_vfp_
 module_param_cb(vfp_switches, &vfp_switches_operations, NULL, 0444);
 MODULE_PARM_DESC(vfp_switches, "how often guests' first uses of VFP and NEON exchanged the registers (a vCPU's count when KVM_RUN returns)");
 
+static int set_check_vmids(const char *text, const struct kernel_param *parameter)
+{
+	bool on;
+	int error = kstrtobool(text, &on);
+
+	if (!error)
+		ws_rust_set_check_vmids(on);
+	return error;
+}
+
+static int get_check_vmids(char *text, const struct kernel_param *parameter)
+{
+	return sprintf(text, "%u\n", ws_rust_check_vmids());
+}
+
+static const struct kernel_param_ops check_vmids_operations = { .set = set_check_vmids, .get = get_check_vmids };
+
+module_param_cb(check_vmids, &check_vmids_operations, NULL, 0600);
+MODULE_PARM_DESC(check_vmids,
+		 "checks at each entry into a guest that no other VM has its VMID; if one has, says so in the log and does not enter");
+
+static int get_vmid_roll_overs(char *text, const struct kernel_param *parameter)
+{
+	return sprintf(text, "%u\n", ws_rust_vmid_roll_overs());
+}
+
+static const struct kernel_param_ops vmid_roll_overs_operations = { .get = get_vmid_roll_overs };
+
+module_param_cb(vmid_roll_overs, &vmid_roll_overs_operations, NULL, 0400);
+MODULE_PARM_DESC(vmid_roll_overs, "how often all VMIDs were used up, and all TLBs flushed to use them again (read only)");
+
 static int __init worldswitch_init(void)
 {
 	return ws_rust_init();

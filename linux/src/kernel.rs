@@ -7,17 +7,19 @@ use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
 use crate::pages::{KernelTable, LowmemPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
-use crate::{cache, ffi, module};
+use crate::{cache, ffi, module, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::core_id::{Erratum798181, Midr};
+use arch::hyp_registers::Vttbr;
 use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use hyp_abi::image::{Call, Provocation};
-use kvm::host::{Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::vgic::CpuInterface;
+use kvm::vmid::VmidSlot;
 
 /// The kernel that this module is loaded into.
 #[derive(Clone, Copy)]
@@ -147,7 +149,6 @@ impl Drop for ContextPage {
 
 impl Host for Kernel {
     type Spin<T> = Spin<T>;
-    type Mutex<T> = Mutex<T>;
     type Array<T> = Array<T>;
     type TablePage = KernelTable;
     type ContextPage = ContextPage;
@@ -249,6 +250,10 @@ impl Host for Kernel {
         midr()
     }
 
+    fn may_enter(&self, slot: &VmidSlot, vttbr: Vttbr) -> bool {
+        vmid_debug::may_enter(slot, vttbr)
+    }
+
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
         let at = context.0.as_ptr() as u32;
         let result = if PROVOCATION.load(Ordering::Relaxed) == 0 {
@@ -284,15 +289,6 @@ impl Host for Kernel {
 
     fn flush_vmid_local(&self, vttbr: u64) {
         hyp_mode::flush(Call::FlushVmidLocal, vttbr);
-    }
-
-    fn flush_all(&self) {
-        hyp_mode::flush(Call::FlushAll, 0);
-    }
-
-    fn complete_flush(&self) {
-        hyp_mode::complete_flush();
-        follow_up_tlb_flush();
     }
 
     fn interrupts_off(&self) -> Masks {
@@ -334,8 +330,22 @@ impl Host for Kernel {
             hardware.hold_timer_interrupt(hold);
         }
     }
+}
+
+impl Cpus for Kernel {
+    type Mutex<T> = Mutex<T>;
+
+    fn flush_all(&self) {
+        hyp_mode::flush(Call::FlushAll, 0);
+    }
+
+    fn complete_flush(&self) {
+        hyp_mode::complete_flush();
+        follow_up_tlb_flush();
+    }
 
     fn exit_all_guests(&self) {
+        vmid_debug::count_roll_over();
         // An interrupt that every CPU has to take: those in a guest leave it, and have left when it returns.
         // SAFETY: the function ignores its argument.
         unsafe { ffi::ws_on_each_cpu(nothing, core::ptr::null_mut()) };

@@ -26,6 +26,7 @@ mod system;
 mod user;
 mod vcpu;
 mod vm;
+mod vmid_debug;
 mod waiter;
 
 #[panic_handler]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask host`: boots a host with the module loaded, for a shell or for one command.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,9 @@ pub struct HostOptions {
     /// How much memory
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub mem: String,
+    /// An empty disk of this size, /dev/vda. A host that hibernates to it (mkswap, swapon, `echo reboot >/sys/power/disk`) goes on from it
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<String>,
     /// More of the host kernel's command line
     #[arg(long, default_value = "")]
     pub append: String,
@@ -177,6 +181,7 @@ impl Host {
         watch: Watch,
     ) -> Result<Ended> {
         let initramfs = self.initramfs(tokens, task)?;
+        let disk = self.options.disk.as_deref().map(|size| self.disk(size)).transpose()?;
         let (terminal, seconds) = match task {
             Task::Shell => (Terminal::Console, 0),
             Task::Script(_) => (Terminal::None, self.options.timeout),
@@ -190,6 +195,7 @@ impl Host {
             cpu: self.options.cpu.as_deref(),
             smp: self.options.smp,
             mem: &self.options.mem,
+            disk: disk.as_deref(),
             append: &self.options.append,
             qemu_args: &self.options.qemu_arg,
             terminal,
@@ -198,6 +204,14 @@ impl Host {
             limit: (seconds > 0).then(|| Duration::from_secs(seconds)),
         };
         machine::run(layout, &boot, output, watch)
+    }
+
+    /// Makes the disk anew.
+    fn disk(&self, size: &str) -> Result<PathBuf> {
+        let path = self.scratch.path().join("disk");
+        let bytes = bytes(size).with_context(|| format!("--disk {size}: not a size, such as 512M"))?;
+        File::create(&path).and_then(|file| file.set_len(bytes)).context("the disk cannot be made")?;
+        Ok(path)
     }
 
     /// Writes the host's root file system.
@@ -216,12 +230,18 @@ impl Host {
                 ("CONSOLE", &format!("/dev/{}", board.console)),
                 ("CHANNEL", &self.channel()),
                 ("TOKEN", &tokens.host),
+                ("DISK", if self.options.disk.is_some() { "yes" } else { "no" }),
                 ("ROWS", &rows),
                 ("COLUMNS", &columns),
             ],
         )?;
         if let Task::Script(script) | Task::OnTerminal(script) = task {
             image.text("etc/exec", script, 0o755);
+        }
+        if self.options.disk.is_some() {
+            for driver in ["virtio/virtio_mmio", "block/virtio_blk"] {
+                image.file(&self.kernel.driver(driver)?, &format!("lib/drivers/{driver}.ko"))?;
+            }
         }
         if let Some(products) = &self.products {
             image.file(&products.module, "lib/worldswitch/worldswitch.ko")?;
@@ -322,6 +342,17 @@ pub fn complain(ended: &Ended) {
         crate::progress(&format!("the host's kernel complained: {line}"));
         crate::progress(&format!("its log: {}", ended.log.display()));
     }
+}
+
+/// What a size such as 512M or 1G says.
+fn bytes(size: &str) -> Option<u64> {
+    let (number, unit) = size.split_at_checked(size.len().checked_sub(1)?)?;
+    let shift = match unit {
+        "M" => 20,
+        "G" => 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The terminal's rows and columns, or nothing.

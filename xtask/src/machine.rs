@@ -47,6 +47,8 @@ pub struct Boot<'a> {
     pub smp: Option<u32>,
     /// QEMU's `-m`.
     pub mem: &'a str,
+    /// A disk's file.
+    pub disk: Option<&'a Path>,
     /// More of the kernel's command line.
     pub append: &'a str,
     /// More arguments for QEMU.
@@ -221,6 +223,10 @@ fn qemu_command(layout: &Layout, boot: &Boot, log: &Path) -> Result<Command> {
         command.args(["-serial", "null"]);
     }
     command.args(["-serial", "chardev:channel"]);
+    if let Some(disk) = boot.disk {
+        command.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", escaped(disk))]);
+        command.args(["-device", "virtio-blk-device,drive=disk"]);
+    }
     command.args(boot.qemu_args);
     Ok(command)
 }

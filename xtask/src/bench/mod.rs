@@ -129,6 +129,7 @@ fn prepare(layout: &Layout, kernel: &Choice) -> Result<Host> {
         cpu: None,
         smp: None,
         mem: "1G".to_owned(),
+        disk: None,
         append: "maxcpus=1".to_owned(),
         qemu_arg: REPEATABLE.map(str::to_owned).to_vec(),
         qemu: None,

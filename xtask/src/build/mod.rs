@@ -84,8 +84,12 @@ fn rust_object(layout: &Layout) -> Result<PathBuf> {
 }
 
 /// The crates of programs that run in the host, and what their programs are called.
-pub const HOST_PROGRAMS: [(&str, &str); 3] =
-    [("wsvm", "wsvm"), ("worldswitch-conformance", "kvm-conformance"), ("worldswitch-conformance", "host-witness")];
+pub const HOST_PROGRAMS: [(&str, &str); 4] = [
+    ("wsvm", "wsvm"),
+    ("worldswitch-conformance", "kvm-conformance"),
+    ("worldswitch-conformance", "host-witness"),
+    ("worldswitch-conformance", "kexec-again"),
+];
 
 fn programs_for_the_host(layout: &Layout) -> Result<Vec<(String, PathBuf)>> {
     HOST_PROGRAMS

@@ -89,6 +89,14 @@ impl Kernel {
         self.root.join(folder).join(name)
     }
 
+    /// A driver of the kernel's package that is a module: its path below `drivers`, without `.ko`.
+    pub fn driver(&self, name: &str) -> Result<PathBuf> {
+        let below = format!("lib/modules/{}/kernel/drivers/{name}.ko", self.release);
+        let candidates = [self.root.join(&below), self.root.join("usr").join(&below)];
+        let found = candidates.into_iter().find(|path| path.exists());
+        found.with_context(|| format!("{below}: not in the packages of {} as it is (compressed?)", self.choice))
+    }
+
     /// The folder to build modules against.
     pub fn headers(&self) -> PathBuf {
         let folder = format!("usr/src/linux-headers-{}", self.release);

@@ -36,6 +36,8 @@ pub struct Boot {
     pub smp: Option<u32>,
     /// QEMU's `-m`.
     pub mem: &'static str,
+    /// An empty disk of this size.
+    pub disk: Option<&'static str>,
     /// More of the kernel's command line.
     pub append: &'static str,
     /// More arguments for QEMU.
@@ -62,6 +64,7 @@ impl Boot {
             cpu: None,
             smp: None,
             mem: "1G",
+            disk: None,
             append: "",
             qemu_args: &[],
             load: true,
@@ -138,6 +141,7 @@ pub fn run(layout: &Layout, boot: &Boot, tally: &mut Tally) {
         cpu: boot.cpu.map(str::to_owned),
         smp: boot.smp,
         mem: boot.mem.to_owned(),
+        disk: boot.disk.map(str::to_owned),
         append: boot.append.to_owned(),
         qemu_arg: boot.qemu_args.iter().map(|argument| (*argument).to_owned()).collect(),
         qemu: None,
@@ -158,7 +162,7 @@ fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host,
         for name in host.bare_guests() {
             items.push(Item {
                 name: format!("{}: guest {name}", boot.name),
-                script: format!("wsvm run --kernel /guests/{name}.bin --mem 64M </dev/null"),
+                script: format!("wsvm run --kernel /guests/{name}.bin --mem 64M --cpus {} </dev/null", cpus_of(name)),
                 status: 0,
                 expect: vec![Expect::Report],
                 limit: 60,
@@ -173,6 +177,11 @@ fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host,
         limit: test.limit,
     }));
     Ok((host, items))
+}
+
+/// How many CPUs a bare-metal guest is given: all that KVM has for it, if it is about more than one.
+fn cpus_of(guest: &str) -> u32 {
+    if guest.starts_with("smp") { 8 } else { 1 }
 }
 
 fn attend(layout: &Layout, boot: &Boot, host: &Host, items: &[Item], tally: &mut Tally) -> Result<()> {

@@ -2,6 +2,7 @@
 //! What needs no QEMU: format, lints, sources, unit tests, builds.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -30,7 +31,8 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
         let mut command = host_cargo(layout, &["clippy", "--all-targets"]);
         deny_warnings(layout, &mut command)
     });
-    unit_tests(layout, tally);
+    unit_tests(layout, "unit tests", host_cargo(layout, &["test", "--no-fail-fast"]), tally);
+    unit_tests(layout, "unit tests under loom", loom_cargo(layout), tally);
 
     // The builds come before clippy for Arm: the module's crate embeds the Hyp image.
     for choice in setup::default_kernels() {
@@ -65,42 +67,53 @@ fn review(layout: &Layout) -> Result<()> {
 
 /// cargo for this machine.
 fn host_cargo(layout: &Layout, arguments: &[&str]) -> Command {
+    cargo_into(layout, &layout.cargo_target, arguments)
+}
+
+/// The same, building into `target`.
+fn cargo_into(layout: &Layout, target: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(arguments).current_dir(&layout.root);
     if arguments[0] != "fmt" {
-        command.arg("--target-dir").arg(&layout.cargo_target);
+        command.arg("--target-dir").arg(target);
     }
     command
 }
 
-/// `cargo test` of the default members: each test counts.
-fn unit_tests(layout: &Layout, tally: &mut Tally) {
-    let name = "unit tests";
-    match count_unit_tests(layout) {
+/// cargo for the tests of what takes no lock, with loom's atomics: built apart, since the flag changes every crate.
+fn loom_cargo(layout: &Layout) -> Command {
+    let apart = layout.cargo_target.join("loom");
+    let mut command = cargo_into(layout, &apart, &["test", "--package", "worldswitch-kvm", "--lib", "loom_tests"]);
+    command.env("RUSTFLAGS", "--cfg loom");
+    command
+}
+
+/// Unit tests, by `cargo`: each test counts.
+fn unit_tests(layout: &Layout, name: &str, cargo: Command, tally: &mut Tally) {
+    let path = layout.state(format!("logs/{}.log", name.replace(' ', "-")));
+    match count_unit_tests(layout, &path, &cargo) {
         Ok((0, 0)) => tally.not_ok(name, "cargo test ran none"),
         Ok((passed, 0)) => {
             println!("ok {name}: {passed}");
             tally.add(passed, 0);
         }
         Ok((passed, failed)) => {
-            let log = layout.state("logs/unit-tests.log");
-            println!("not ok {name}: {failed} of {} (all of it: {})", passed + failed, log.display());
+            println!("not ok {name}: {failed} of {} (all of it: {})", passed + failed, path.display());
             tally.add(passed, failed);
         }
         Err(error) => tally.not_ok(name, &format!("{error:#}")),
     }
 }
 
-fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
-    let path = layout.state("logs/unit-tests.log");
-    let mut log = std::fs::File::create(&path)?;
-    let cargo = host_cargo(layout, &["test", "--no-fail-fast"]);
+fn count_unit_tests(layout: &Layout, path: &Path, cargo: &Command) -> Result<(usize, usize)> {
+    let mut log = std::fs::File::create(path)?;
     // libtest has no time limit of its own. When it is over, or we are, all that cargo started ends.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", UNIT_TEST_LIMIT])
         .arg(cargo.get_program())
         .args(cargo.get_args())
+        .envs(cargo.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .current_dir(&layout.root);
     let mut child = command
         .stdin(Stdio::null())
@@ -125,12 +138,12 @@ fn count_unit_tests(layout: &Layout) -> Result<(usize, usize)> {
     if status.code() == Some(124) {
         bail!(
             "they took more than {UNIT_TEST_LIMIT} s\n{}\n(all of it: {})",
-            crate::console::tail(&path, 5),
+            crate::console::tail(path, 5),
             path.display()
         );
     }
     if !status.success() && failed == 0 {
-        bail!("cargo test: {status}\n{}\n(all of it: {})", crate::console::tail(&path, 15), path.display());
+        bail!("cargo test: {status}\n{}\n(all of it: {})", crate::console::tail(path, 15), path.display());
     }
     Ok((passed, failed))
 }

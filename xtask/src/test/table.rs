@@ -31,6 +31,16 @@ pub fn boots() -> Vec<Boot> {
             ..Boot::of("hyp-panics-a17")
         },
         Boot { cpu: Some("cortex-a7"), tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics-a7") },
+        Boot { tests: LIFE, ..Boot::of("life") },
+        Boot {
+            mem: "640M",
+            disk: Some("512M"),
+            append: "no_console_suspend rodata=off",
+            qemu_args: REBOOTS,
+            tests: HIBERNATION,
+            ..Boot::of("hibernation")
+        },
+        Boot { disk: Some("1M"), qemu_args: REBOOTS, tests: KEXEC, ..Boot::of("kexec") },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
         Boot {
             // A revision whose HSR is not to be believed (erratum 766422): Thumb stores are read and decoded.
@@ -65,6 +75,52 @@ const RELOAD: Test = Test::of(
     done",
 )
 .within(300);
+
+/// All VMs' entries are looked at from here on, until the module is loaded anew.
+const CHECK_VMIDS: Test = Test::of(
+    "entries into guests are checked for VMIDs of two VMs",
+    "echo 1 >/sys/module/worldswitch/parameters/check_vmids && cat /sys/module/worldswitch/parameters/check_vmids",
+)
+.expecting(&[Is("1")]);
+
+const ROLL_OVERS: Test = Test::of(
+    "three hundred VMs use up all VMIDs ten times and more, and no two have the same",
+    "cd /sys/module/worldswitch/parameters
+    echo 1 >check_vmids
+    before=$(cat vmid_roll_overs)
+    kvm-conformance 'lifetimes: three hundred VMs' </dev/null || exit 1
+    [ $(($(cat vmid_roll_overs) - before)) -ge 10 ]",
+)
+.within(600)
+.expecting(&[Says("ok lifetimes: three hundred VMs")]);
+
+/// Two kinds of guest to be busy while something is done to the host: Debian's kernel with two CPUs, which counts to ten, and
+/// bare-metal ones that look at all of their registers, one after the other. `guests_are_well` waits for their ends, says how far the
+/// count came, and fails unless all went well.
+macro_rules! busy_guests {
+    () => {
+        "rm -f /tmp/over /tmp/ticks
+        guest -c 'for i in $(seq 10); do echo tick $i; sleep 0.5; done' --cpus 2 >/tmp/ticks &
+        linux=$!
+        while [ ! -e /tmp/over ]; do
+            bare banked && bare vfp && bare smp --cpus 4 || exit 1
+        done >/tmp/bare &
+        others=$!
+        guests_are_well() {
+            wait $linux
+            counted=$?
+            touch /tmp/over
+            wait $others || { tail /tmp/bare; exit 1; }
+            tail -n 1 /tmp/ticks
+            return $counted
+        }
+        until grep -qs 'tick 2' /tmp/ticks; do
+            kill -0 $linux || exit 1
+            sleep 0.1
+        done
+        "
+    };
+}
 
 /// A client of KVM that knows what KVM/ARM answered.
 const CONFORMANCE: Test = Test::of("conformance", "kvm-conformance </dev/null").within(900).expecting(&[Report]);
@@ -117,6 +173,7 @@ const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts </dev/null"
 
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
+    CHECK_VMIDS,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
         .failing(EEXIST)
         .expecting(&[Says("File exists")]),
@@ -190,15 +247,6 @@ const DEFAULT_HOST: &[Test] = &[
         done",
     ),
     Test::of(
-        "hibernation's test, down to the core, leaves guests able to run",
-        "echo core >/sys/power/pm_test || exit 1
-        echo disk >/sys/power/state || exit 1
-        echo none >/sys/power/pm_test
-        dmesg | grep 'debug: Waiting'
-        bare first_light",
-    )
-    .expecting(&[Says("Waiting for")]),
-    Test::of(
         "a killed wsvm leaves nothing behind",
         "wsvm run --kernel /boot/vmlinuz --append console=ttyS0 </dev/null >/dev/null &
         sleep 3
@@ -236,7 +284,117 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .failing(1)
     .expecting(&[Lines(1)]),
+    ROLL_OVERS,
     CONFORMANCE,
+];
+
+/// What happens to a host under its guests, and to guests of several CPUs.
+const LIFE: &[Test] = &[
+    CHECK_VMIDS,
+    Test::of(
+        "a CPU goes and comes back under running guests, which run on and keep the module from being unloaded",
+        concat!(
+            busy_guests!(),
+            "rmmod worldswitch 2>&1 && exit 1
+            for round in 1 2 3 4 5; do
+                for state in 0 1; do
+                    echo $state >/sys/devices/system/cpu/cpu1/online || exit 1
+                    sleep 0.5
+                done
+            done
+            guests_are_well"
+        ),
+    )
+    .within(300)
+    .expecting(&[Says("Resource temporarily unavailable"), Says("tick 10")]),
+    Test::of(
+        "hibernation's test, down to the core, leaves running guests as they are",
+        concat!(
+            busy_guests!(),
+            "echo core >/sys/power/pm_test || exit 1
+            echo disk >/sys/power/state || exit 1
+            echo none >/sys/power/pm_test
+            dmesg | grep -q 'debug: Waiting for' || exit 1
+            guests_are_well"
+        ),
+    )
+    .within(300)
+    .expecting(&[Is("tick 10")]),
+    Test::of(
+        "a hundred times loaded and unloaded, it leaves nothing behind",
+        // Pages in use, but for caches: free ones that a CPU keeps at hand are free, though the kernel does not count them so.
+        // The kernel keeps something for later uses, up to a limit; so the second fifty are looked at, of which each would leave
+        // a page at least. What else is the module's must be gone: interrupts, mappings, timers, callbacks, files.
+        "used() {
+            echo 3 >/proc/sys/vm/drop_caches
+            pages=$(awk '
+                $1 == \"managed\" { used += $2 }
+                $1 == \"nr_free_pages\" || $1 == \"count:\" { used -= $2 }
+                END { print used }' /proc/zoneinfo)
+            caches=$(awk '/^nr_(file_pages|slab_reclaimable) / { used += $2 } END { print used }' /proc/vmstat)
+            echo $((pages - caches))
+        }
+        traces() {
+            for list in interrupts iomem misc timer_list; do
+                grep -ciE 'worldswitch|kvm|ws_' /proc/$list
+            done
+            grep -cE 'load_module|ioremap' /proc/vmallocinfo
+        }
+        fifty() {
+            for round in $(seq 50); do
+                insmod /lib/worldswitch/worldswitch.ko && rmmod worldswitch || exit 1
+            done
+        }
+        rmmod worldswitch || exit 1
+        fifty
+        before=$(used)
+        first=$(traces)
+        fifty
+        after=$(used)
+        last=$(traces)
+        insmod /lib/worldswitch/worldswitch.ko
+        echo \"pages in use after fifty: $before, after a hundred: $after\"
+        echo \"traces: $first, $last\"
+        [ $((after - before)) -lt 50 ] && [ \"$first\" = \"$last\" ]",
+    )
+    .within(300),
+    Test::of(
+        "a Linux guest with four CPUs turns each of them off and on again",
+        "guest -c '
+            cd /sys/devices/system/cpu
+            for round in 1 2 3; do
+                for cpu in 1 2 3; do echo 0 >cpu$cpu/online || exit 1; done
+                cat online
+                for cpu in 1 2 3; do echo 1 >cpu$cpu/online || exit 1; done
+                cat online
+            done' --cpus 4",
+    )
+    .within(300)
+    .expecting(&[Is("0\n0-3\n0\n0-3\n0\n0-3")]),
+    Test::of(
+        "a Linux guest with four CPUs survives stress, and every checksum is right",
+        // Eight at a time make files of known contents, through pipes and processes, and sum them up; CPUs go and come meanwhile.
+        "guest -c '
+            one() {
+                for round in 1 2; do
+                    seq $1 20000 | tee /tmp/$1 | gzip -1 | gunzip | md5sum
+                    dd if=/tmp/$1 bs=1000 2>/dev/null | sort -n | md5sum
+                    (sh -c \"cat /tmp/$1\" | cat | md5sum) &
+                    wait $!
+                    rm /tmp/$1
+                done | sort -u | wc -l
+            }
+            for job in 1 2 3 4 5 6 7 8; do one $job >/tmp/lines.$job & jobs=\"$jobs $!\"; done
+            while kill -0 $! 2>/dev/null; do
+                for state in 0 1; do echo $state >/sys/devices/system/cpu/cpu3/online || exit 1; done
+            done
+            for job in $jobs; do wait $job || exit 1; done
+            cat /tmp/lines.*
+            dmesg | grep -cE \"WARNING:|Oops|BUG|stall|lockup\"' --cpus 4 --mem 384M",
+    )
+    .failing(1) // grep's, which counts none
+    .within(600)
+    .expecting(&[Is("1\n1\n1\n1\n1\n1\n1\n1\n0")]),
 ];
 
 /// Exceptions in Hyp mode, provoked: each costs a vCPU and says so in the kernel's log, and the host goes on.
@@ -273,6 +431,64 @@ const HYP_PANICS: &[Test] = &[
     Test::of("an unknown one is refused", "echo 9 2>&1 >/sys/module/worldswitch/parameters/provoke_hyp_panic")
         .failing(1),
 ];
+
+/// A board that resets starts again, instead of ending QEMU.
+const REBOOTS: &[&str] = &["-action", "reboot=reset"];
+
+/// A hibernation to a disk and back: the board resets in between, so that what was in Hyp mode is lost.
+///
+/// Debian's kernel needs help to come back on such a board, with or without the module: the restored image is written over kernel
+/// text, which must be writable (rodata=off), and pages of highmem are exchanged with that of the stack that is in use, so there must be
+/// none (640 MiB).
+const HIBERNATION: &[Test] = &[Test::of(
+    "guests run on after a hibernation to disk",
+    concat!(
+        "mkswap /dev/vda >/dev/null && swapon /dev/vda || exit 1
+        echo 1 >/sys/module/worldswitch/parameters/check_vmids
+        ",
+        busy_guests!(),
+        "echo reboot >/sys/power/disk
+        echo disk >/sys/power/state || exit 1
+        # The image knows nothing of how it was written: this is the second kernel's work.
+        dmesg | grep -q 'hibernation: hibernation exit' || exit 1
+        dmesg | grep -q 'Image saving' && exit 1
+        guests_are_well && bare first_light >/dev/null && rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko"
+    ),
+)
+.within(600)
+.expecting(&[Is("tick 10")])];
+
+/// A reboot, and then another kernel in place of the one that runs, both under running guests. The host's script begins anew each time:
+/// the disk's first byte says how often it did.
+const KEXEC: &[Test] = &[Test::of(
+    "a kernel started by reboot or kexec under running guests has Hyp mode, and the module runs guests again",
+    concat!(
+        "stage=$(head -c 1 /dev/vda | tr -d '\\0')
+        echo \"stage $stage\"
+        dmesg | grep 'started in HYP mode'
+        bare first_light >/dev/null || exit 1
+        [ \"$stage\" != 2 ] || exit 0
+        ",
+        busy_guests!(),
+        "[ \"$stage\" = 1 ] || {
+            printf 1 >/dev/vda
+            sync
+            busybox reboot -f
+            exit 1
+        }
+        printf 2 >/dev/vda
+        sync
+        # What this kernel was started with, as far as the next one needs it.
+        cd / && {
+            find init bin etc guests lib ! -name kvm-conformance
+            find dev dev/console dev/null proc root run sbin sys tmp usr -maxdepth 0
+        } | cpio -o -H newc >/tmp/again.cpio 2>/dev/null
+        kexec-again /boot/vmlinuz /tmp/again.cpio
+        exit 1"
+    ),
+)
+.within(600)
+.expecting(&[Says("stage 1"), Says("stage 2")])];
 
 /// What busybox's insmod ends with: the error number itself. It tries twice, by finit_module and by init_module.
 const EEXIST: i32 = 17;
