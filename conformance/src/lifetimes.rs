@@ -215,7 +215,9 @@ fn many() -> Verdict {
     let one_round = |cpu: u32, round: u32| {
         on_cpu(cpu as usize).succeeds("sched_setaffinity")?;
         // Each VM changes CPUs from round to round.
-        for (number, (machine, vcpu)) in (0..).zip(machines).filter(|(number, _)| (number + round + cpu) % 2 == 0) {
+        for (number, (machine, vcpu)) in
+            (0..).zip(machines).filter(|(number, _)| (number + round + cpu).is_multiple_of(2))
+        {
             DATA.for_each(|page| machine.ram.write(page as usize * PAGE, value(number, page, round)));
             for page in DATA {
                 vcpu.expect_write(LOW_DEVICE, 4, value(number, page, round))

@@ -87,12 +87,12 @@ impl Block {
 
     /// The first interrupt whose field is at an offset of an array.
     fn first_field(&self, offset: u32) -> u32 {
-        (offset - self.base) * 8 >> self.log2_bits
+        ((offset - self.base) * 8) >> self.log2_bits
     }
 
     /// What an access reaches that was found to reach the block.
     fn access(&self, offset: u32, len: u32) -> Access {
-        let count = len * 8 >> self.log2_bits;
+        let count = (len * 8) >> self.log2_bits;
         Access { register: self.register, first: self.first_field(offset), count, log2_bits: self.log2_bits }
     }
 
