@@ -76,7 +76,7 @@ fn mailbox(cpu: u32) -> &'static Mailbox {
 
 /// The affinity of vCPU `cpu`: clusters of four.
 pub const fn affinity(cpu: u32) -> u32 {
-    cpu / 4 << 8 | cpu % 4
+    ((cpu / 4) << 8) | (cpu % 4)
 }
 
 /// How many vCPUs there are, by what the firmware knows.
