@@ -63,17 +63,16 @@ const LONG_CACHED: u64 = LONG_BLOCK | 1 << 2;
 /// AttrIndx 0; XN.
 const LONG_DEVICE: u64 = LONG_BLOCK | 1 << 54;
 
+/// In the second is nothing; a fetch from there is not the first stage's to refuse.
 static LONG_TABLE: LongTable =
     LongTable([LONG_DEVICE, 1 << 30 | LONG_CACHED, 2 << 30 | LONG_CACHED, 3 << 30 | LONG_CACHED]);
 
-/// TTBCR: long descriptors.
-pub const TTBCR_EAE: u32 = 1 << 31;
-/// TTBCR of the long format: one region; walks are write-back, write-allocate, inner shareable.
-pub const LONG_TTBCR: u32 = TTBCR_EAE | 3 << 12 | 1 << 10 | 1 << 8;
+/// TTBCR of the long format: EAE, one region; walks are write-back, write-allocate, inner shareable.
+pub const LONG_TTBCR: u32 = 1 << 31 | 3 << 12 | 1 << 10 | 1 << 8;
 /// MAIR0 of it: byte 0 Device, byte 1 Normal, write-back, write-allocate.
 pub const LONG_MAIR0: u32 = 0xff04;
 
-/// Turns MMU and caches on with the same flat map in the long format. [`off_long`] undoes it.
+/// Turns MMU and caches on with the same flat map in the long format.
 pub fn on_long() {
     sysreg::dsb();
     sysreg::ttbcr::write(LONG_TTBCR);
@@ -89,48 +88,30 @@ fn turn_on() {
     sysreg::sctlr::write(sysreg::sctlr::read() | SCTLR_M | SCTLR_C | SCTLR_I);
 }
 
-/// Gives up to 2 GiB of the address space to the table at `base`, in the format in use: the rest, where memory is, keeps the map that is
-/// on. [`whole`] undoes it.
+/// Gives up to 2 GiB of the address space to the table at `base`, in the format in use: the rest, where memory is, keeps the
+/// map that is on. [`whole`] undoes it.
 pub fn lower_half_from(base: u32) {
-    if sysreg::ttbcr::read() & TTBCR_EAE == 0 {
+    if sysreg::ttbcr::read() & LONG_TTBCR == 0 {
         sysreg::ttbr1::write(TABLE.0.get() as u32);
         sysreg::ttbcr::write(1); // N: TTBR0 has the addresses whose top bit is clear
     } else {
         // Two entries, for the addresses whose top bit is set: the upper half of the table of four.
-        write_wide_ttbr1((&raw const LONG_TABLE) as u32 + 16);
-        sysreg::ttbcr::write(TTBCR_EAE | 1 << 16 | 1); // T1SZ, T0SZ: 31 bits each
+        sysreg::ttbr1_wide::write((&raw const LONG_TABLE) as u32 as u64 + 16);
+        sysreg::ttbcr::write(LONG_TTBCR | 1 << 16 | 1); // T1SZ, T0SZ: 31 bits each
     }
-    write_wide_ttbr0(base);
+    sysreg::ttbr0_wide::write(base.into());
     sysreg::tlbiall::write(0);
     sysreg::dsb();
 }
 
 /// Gives all of the address space to the map that is on again.
 pub fn whole() {
-    let eae = sysreg::ttbcr::read() & TTBCR_EAE;
-    let table = if eae == 0 { TABLE.0.get() as u32 } else { (&raw const LONG_TABLE) as u32 };
-    write_wide_ttbr0(table);
-    sysreg::ttbcr::write(eae);
+    let format = sysreg::ttbcr::read() & LONG_TTBCR;
+    let table = if format == 0 { TABLE.0.get() as u32 } else { (&raw const LONG_TABLE) as u32 };
+    sysreg::ttbr0_wide::write(table.into());
+    sysreg::ttbcr::write(format);
     sysreg::tlbiall::write(0);
     sysreg::dsb();
-}
-
-/// Writes all of TTBR0: the upper half is UNKNOWN after reset, and means something in long descriptors.
-fn write_wide_ttbr0(base: u32) {
-    // SAFETY: the guest's own tables.
-    unsafe { asm!("mcrr p15, 0, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
-}
-
-fn write_wide_ttbr1(base: u32) {
-    // SAFETY: as above.
-    unsafe { asm!("mcrr p15, 1, {}, {}, c2", "isb", in(reg) base, in(reg) 0, options(nostack)) };
-}
-
-/// Turns them off again, and selects short descriptors.
-pub fn off_long() {
-    off();
-    sysreg::ttbcr::write(0);
-    sysreg::tlbiall::write(0);
 }
 
 /// Turns caches and MMU off, with everything written back.

@@ -51,7 +51,8 @@ fn short<T>(code: impl FnOnce() -> T) -> T {
 fn long<T>(code: impl FnOnce() -> T) -> T {
     mmu::on_long();
     let result = code();
-    mmu::off_long();
+    mmu::off();
+    sysreg::ttbcr::write(0);
     result
 }
 
@@ -114,7 +115,7 @@ fn are_fetches(tried: &[(u32, u32, Left)]) -> Verdict {
 
 fn a_fetch_from_nowhere_mmu_off() -> Verdict {
     are_fetches(&fetches(NOWHERE + 0x124, SHORT_EXTERNAL))?;
-    sysreg::ttbcr::write(mmu::TTBCR_EAE);
+    sysreg::ttbcr::write(mmu::LONG_TTBCR);
     let tried = fetches(NOWHERE + 0x124, LONG_EXTERNAL);
     sysreg::ttbcr::write(0);
     are_fetches(&tried)
