@@ -14,7 +14,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork};
-use uapi::{DeviceAttr, Exit, ExitPayload, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
+use uapi::{DeviceAttr, Exit, ExitWords, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
 
 use crate::cpu::{self, Registers};
 use crate::verdict::{Outcome, Verdict};
@@ -257,10 +257,12 @@ impl RunPage {
 
     /// Why the last run returned.
     pub fn exit(&self) -> Exit {
-        // SAFETY: the page is mapped while `self` lives and any bytes are integers. Volatile, since the kernel has changed it.
-        let (reason, payload): (u32, ExitPayload) = unsafe {
+        // SAFETY: the page is mapped while `self` lives, any bytes are integers, and the payload is longer than the words. Volatile,
+        // since the kernel has changed it.
+        let (reason, payload) = unsafe {
             let run = self.page.as_ptr();
-            ((&raw const (*run).exit_reason).read_volatile(), (&raw const (*run).exit).read_volatile())
+            let payload = (&raw const (*run).exit).cast::<ExitWords>();
+            ((&raw const (*run).exit_reason).read_volatile(), payload.read_volatile())
         };
         Exit::decode(reason, &payload)
     }

@@ -98,6 +98,9 @@ pub struct Mmio {
     pub is_write: bool,
 }
 
+/// The words of [`Run::exit`] that any reason of Arm's uses.
+pub type ExitWords = [u64; 3];
+
 /// Why `KVM_RUN` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -170,8 +173,8 @@ impl Exit {
         }
     }
 
-    /// The payload's words from the first on, and how many of the three count: the rest of the page stays as it was.
-    pub const fn encode(&self) -> ([u64; 3], usize) {
+    /// The payload's words from the first on, and how many of them count: the rest of the page stays as it was.
+    pub const fn encode(&self) -> (ExitWords, usize) {
         match *self {
             Self::Unknown { hardware_exit_reason } => ([hardware_exit_reason, 0, 0], 1),
             Self::Mmio(Mmio { phys_addr, data, len, is_write }) => {
@@ -188,7 +191,7 @@ impl Exit {
     }
 
     /// Reads what the kernel wrote. Total: a length or count that makes no sense is passed on for the reader to refuse.
-    pub fn decode(reason: u32, payload: &ExitPayload) -> Self {
+    pub fn decode(reason: u32, payload: &ExitWords) -> Self {
         let (low, high) = (|word: usize| payload[word] as u32, |word: usize| (payload[word] >> 32) as u32);
         match reason {
             KVM_EXIT_UNKNOWN => Self::Unknown { hardware_exit_reason: payload[0] },
@@ -243,8 +246,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(exit in exits(), before: [u64; 32]) {
-            let mut payload = before;
+        fn what_is_encoded_is_decoded(exit in exits(), before: [u64; 3]) {
+            let mut payload: ExitWords = before;
             let (encoded, words) = exit.encode();
             payload[..words].copy_from_slice(&encoded[..words]);
             prop_assert_eq!(Exit::decode(exit.reason(), &payload), exit);
@@ -252,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_is_total(reason in 0..64u32, payload: [u64; 32]) {
+        fn decoding_is_total(reason in 0..64u32, payload: [u64; 3]) {
             prop_assert_eq!(Exit::decode(reason, &payload).reason(), reason);
         }
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Carries device accesses that the kernel left to the process to the device that owns the address.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,10 +12,10 @@ pub trait Device: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// Which device owns which addresses.
+/// Which device owns which addresses: a handful of ranges, looked through in order.
 #[derive(Default)]
 pub struct Bus {
-    devices: BTreeMap<u64, (Range<u64>, Arc<dyn Device>)>,
+    devices: Vec<(Range<u64>, Arc<dyn Device>)>,
 }
 
 impl Bus {
@@ -27,17 +26,17 @@ impl Bus {
     /// If another device owns part of it: the memory map is fixed, so this is a mistake in it.
     pub fn add(&mut self, range: Range<u64>, device: Arc<dyn Device>) {
         assert!(
-            self.devices.values().all(|(other, _)| other.end <= range.start || range.end <= other.start),
+            self.devices.iter().all(|(other, _)| other.end <= range.start || range.end <= other.start),
             "{range:x?} is taken"
         );
-        self.devices.insert(range.start, (range, device));
+        self.devices.push((range, device));
     }
 
     /// The owner of all of `length` bytes from `address`, and the offset there.
     fn owner(&self, address: u64, length: usize) -> Option<(&dyn Device, u64)> {
-        let (_, (range, device)) = self.devices.range(..=address).next_back()?;
         let end = address.checked_add(length as u64)?;
-        (end <= range.end).then(|| (&**device, address - range.start))
+        let (range, device) = self.devices.iter().find(|(range, _)| range.start <= address && end <= range.end)?;
+        Some((&**device, address - range.start))
     }
 
     /// Reads into `data`. Where no device is, zeros are read: `false`.

@@ -16,7 +16,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use uapi::{Exit, ExitPayload, KVM_RUN, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
+use uapi::{Exit, ExitWords, KVM_RUN, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 fn checked(result: libc::c_int) -> io::Result<i32> {
@@ -179,10 +179,12 @@ impl RunPage {
 
     /// Why the last run returned.
     pub fn exit(&self) -> Exit {
-        // SAFETY: the page is mapped while `self` lives and any bytes are integers. Volatile, since the kernel has changed it.
-        let (reason, payload): (u32, ExitPayload) = unsafe {
+        // SAFETY: the page is mapped while `self` lives, any bytes are integers, and the payload is longer than the words. Volatile,
+        // since the kernel has changed it.
+        let (reason, payload) = unsafe {
             let run = self.page.as_ptr();
-            ((&raw const (*run).exit_reason).read_volatile(), (&raw const (*run).exit).read_volatile())
+            let payload = (&raw const (*run).exit).cast::<ExitWords>();
+            ((&raw const (*run).exit_reason).read_volatile(), payload.read_volatile())
         };
         Exit::decode(reason, &payload)
     }
