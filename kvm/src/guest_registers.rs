@@ -64,6 +64,16 @@ fn word(context: &mut VcpuContext, mode: Mode, rt: Rt) -> Option<&mut u32> {
     }
 }
 
+/// A register of a guest that is in Supervisor mode: r0 to r12 are User mode's, SP and LR its own.
+#[inline]
+pub fn supervisor(context: &mut VcpuContext, rt: Rt) -> &mut u32 {
+    match (rt.index(), context.r.get_mut(rt.index())) {
+        (0..=12, Some(register)) => register,
+        (13, _) => &mut context.banks.svc.sp,
+        _ => &mut context.banks.svc.lr,
+    }
+}
+
 /// A register of the guest's current mode.
 pub fn read(context: &mut VcpuContext, rt: Rt) -> u32 {
     let mode = mode(context);
@@ -195,6 +205,17 @@ mod tests {
         assert_eq!(context.pc, 0x8002);
         assert!(passes_condition(&mut context, Condition::ItState, Word));
         assert_eq!(context.pc, 0x8002);
+    }
+
+    #[test]
+    fn supervisor_modes_registers_are_found_without_asking_for_the_mode() {
+        let (mut context, _) = numbered();
+        context.cpsr = Mode::Svc as u32;
+        for number in 0..15 {
+            let rt = Rt::new(number).unwrap();
+            let expected = read(&mut context, rt);
+            assert_eq!(*supervisor(&mut context, rt), expected, "r{number}");
+        }
     }
 
     proptest! {

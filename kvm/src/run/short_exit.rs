@@ -22,9 +22,6 @@ use arch::syndrome::{self, Trap};
 use hyp_abi::context::{Answer, NO_PAGE};
 use uapi::psci as id;
 
-/// r0 to r12: Supervisor mode has those of User mode, and SP and LR of its own.
-const LOW_REGISTERS: usize = 13;
-
 /// What became of a short exit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AtOnce {
@@ -99,7 +96,7 @@ impl<H: Host> Run<'_, H> {
         psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered
     }
 
-    /// A word between the distributor and one of r0 to r12, which is all that guests do often. Whatever else there is, byte
+    /// A word between the distributor and a register, which is all that guests do often. Whatever else there is, byte
     /// order and the errata of stores included, is left to [`mmio`](crate::mmio).
     ///
     /// If nothing of this vCPU is in list registers, all is known without asking the hardware; otherwise what it has is taken in
@@ -109,10 +106,11 @@ impl<H: Host> Run<'_, H> {
         let Some((rt, write)) = syndrome::word_access(hsr) else { return AtOnce::NotAnswered };
         let status = guest_registers::cpsr(context);
         let plain = !status.intersects(if write { Psr::E.union(Psr::T) } else { Psr::E }.union(Psr::IT));
-        let Some(register) = context.r.get_mut(rt.index()).filter(|_| plain && rt.index() < LOW_REGISTERS) else {
+        if !plain {
             return AtOnce::NotAnswered;
-        };
+        }
         let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
+        let register = guest_registers::supervisor(context, rt);
         // While the virtual timer's line counts as high the timer itself has to be looked at.
         if !self.vm.is_of(self.state.answers_as_of)
             || self.state.timer_lines[0]
