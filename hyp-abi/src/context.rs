@@ -244,6 +244,8 @@ pub enum ExitCode {
     /// included) stay masked until the guest is entered again, or [`Call::LeaveGuest`](crate::image::Call::LeaveGuest) has
     /// stored the rest. What was stored is all that a guest in Supervisor mode is
     /// answered with: general registers, PC and CPSR, the banks of the Supervisor, Abort and Undefined modes, CP15 up to TTBCR.
+    /// A data abort that comes so is a load or store to the distributor's page, in Arm state, little-endian, and described
+    /// by the syndrome.
     ShortTrap,
     /// Another VM runs under the same VMID, a check says. Nothing ran. The module's answer, not the image's.
     SharedVmid,

@@ -36,7 +36,7 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
         if code != ExitCode::Trap.to_raw() {
             break;
         }
-        let mut syndrome = hsr::read();
+        let syndrome = hsr::read();
         let class = exception_class(syndrome);
         match class {
             HVC | CP15 | CP15_WIDE if context.control.answers != 0 && answers::answer(context, syndrome) => continue,
@@ -47,16 +47,15 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
             }
             _ => {}
         }
-        if class == DATA_ABORT && fault_ipa::hides_instruction(syndrome, context) {
-            context.exit.code = fault_ipa::code(context);
-            // What it says of the instruction is nothing, or is not to be believed.
-            syndrome &= !ISV;
-        }
         context.exit.hsr = syndrome;
         if !fault_ipa::resolve(class, syndrome, &mut context.exit) {
             code = ExitCode::Again.to_raw();
         } else if is_short(context, class, syndrome) {
             code = ExitCode::ShortTrap.to_raw();
+        } else if class == DATA_ABORT && fault_ipa::hides_instruction(syndrome, context) {
+            context.exit.code = fault_ipa::code(context);
+            // What it says of the instruction is nothing, or is not to be believed.
+            context.exit.hsr = syndrome & !ISV;
         }
         break;
     }
@@ -74,15 +73,18 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
     code
 }
 
-/// Whether the module can probably answer at once. It works with what [`essential`] stores, so the guest is in Supervisor mode.
+/// Whether the module can probably answer at once. It works with what [`essential`] stores, so the guest is in Supervisor mode; and
+/// with the syndrome alone, so an access to the distributor is a little-endian one in Arm state (erratum 766422).
 #[inline(always)]
 fn is_short(context: &VcpuContext, class: u8, syndrome: u32) -> bool {
-    if context.cpsr & Psr::M.bits() != Mode::Svc as u32 {
-        return false;
-    }
+    const SUPERVISOR: u32 = Mode::Svc as u32;
     match class {
-        DATA_ABORT => context.exit.hpfar == context.control.distributor && is_device_access(syndrome),
-        HVC | CP15 | CP15_WIDE => true,
+        DATA_ABORT => {
+            context.exit.hpfar == context.control.distributor
+                && context.cpsr & Psr::M.union(Psr::T).union(Psr::E).bits() == SUPERVISOR
+                && is_device_access(syndrome)
+        }
+        HVC | CP15 | CP15_WIDE => context.cpsr & Psr::M.bits() == SUPERVISOR,
         _ => false,
     }
 }

@@ -271,7 +271,12 @@ impl Host for Kernel {
 
     fn resume_guest(&self, context: &mut ContextPage) -> ExitCode {
         let at = context.0.as_ptr() as u32;
-        hyp_mode::call_again(Call::EnterGuest, at).map_or(ExitCode::Again, ExitCode::from_raw)
+        match hyp_mode::call_again(Call::EnterGuest, at) {
+            // The usual answer first.
+            Some(code) if code == ExitCode::ShortTrap.to_raw() => ExitCode::ShortTrap,
+            Some(code) => ExitCode::from_raw(code),
+            None => ExitCode::Again,
+        }
     }
 
     fn hyp_may_answer(&self) -> bool {

@@ -4,7 +4,7 @@
 //! What stays is taken out of the context and replaced by a pattern, so that who looks at it too early, or relies on what it
 //! wrote there, fails the test.
 
-use arch::psr::Mode;
+use arch::psr::{Mode, Psr};
 use arch::syndrome::{exception_class, is_device_access};
 use hyp_abi::context::{Bank, Banks, Cp15, ExitCode, Timer, VcpuContext};
 use std::cell::RefCell;
@@ -40,7 +40,9 @@ fn is_short(context: &VcpuContext) -> bool {
     Mode::from_psr(context.cpsr) == Some(Mode::Svc)
         && context.exit.async_abort == 0
         && (matches!(exception_class(hsr), 0x12 | 0x03 | 0x04)
-            || is_device_access(hsr) && context.exit.hpfar == context.control.distributor)
+            || is_device_access(hsr)
+                && context.exit.hpfar == context.control.distributor
+                && context.cpsr & (Psr::T | Psr::E).bits() == 0)
 }
 
 /// Makes the exit short if Hyp mode would.

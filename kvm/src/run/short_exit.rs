@@ -17,7 +17,6 @@ use crate::psci;
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use arch::addr::PAGE_SIZE;
 use arch::condition::InstructionLength;
-use arch::psr::Psr;
 use arch::syndrome::{self, Trap};
 use hyp_abi::context::{Answer, NO_PAGE};
 use uapi::psci as id;
@@ -96,19 +95,14 @@ impl<H: Host> Run<'_, H> {
         psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered
     }
 
-    /// A word between the distributor and a register, which is all that guests do often. Whatever else there is, byte
-    /// order and the errata of stores included, is left to [`mmio`](crate::mmio).
+    /// A word between the distributor and a register, which is all that guests do often. Bytes are left to
+    /// [`mmio`](crate::mmio), as is all that does not come by a short exit.
     ///
     /// If nothing of this vCPU is in list registers, all is known without asking the hardware; otherwise what it has is taken in
     /// first and given out again.
     fn distributor_at_once(&mut self, hsr: u32) -> AtOnce {
         let context = &mut *self.state.context;
         let Some((rt, write)) = syndrome::word_access(hsr) else { return AtOnce::NotAnswered };
-        let status = guest_registers::cpsr(context);
-        let plain = !status.intersects(if write { Psr::E.union(Psr::T) } else { Psr::E }.union(Psr::IT));
-        if !plain {
-            return AtOnce::NotAnswered;
-        }
         let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
         let register = guest_registers::supervisor(context, rt);
         // While the virtual timer's line counts as high the timer itself has to be looked at.
@@ -118,47 +112,46 @@ impl<H: Host> Run<'_, H> {
         {
             return AtOnce::NotAnswered;
         }
-        let number = self.number;
-        let mut wanted = false;
+        let (number, host) = (self.number, &self.hypervisor.host);
         let interface = &mut self.state.cpu_interface;
-        if !write && !interface.is_in_use() {
-            let Some(value) = self.vm.with_vgic(|vgic| vgic.dist_read(number, offset, 4)) else {
-                return AtOnce::NotAnswered;
-            };
-            *register = value;
-        } else {
-            let host = &self.hypervisor.host;
-            let was_in_use = interface.is_in_use();
-            if was_in_use {
-                host.store_cpu_interface(interface);
+        let mut access = |vgic: &mut Vgic<H::Array<Interrupt>>| {
+            if write {
+                return vgic.dist_write(number, offset, 4, *register);
             }
+            *register = vgic.dist_read(number, offset, 4);
+            Kicks::NONE
+        };
+        let (kicks, in_flight) = if interface.is_in_use() {
+            host.store_cpu_interface(interface);
             let done = self.vm.with_vgic(|vgic| {
-                let mut kicks = if was_in_use { vgic.exit(number, interface).kicks } else { Kicks::NONE };
-                if write {
-                    kicks |= vgic.dist_write(number, offset, 4, *register);
-                } else {
-                    *register = vgic.dist_read(number, offset, 4);
-                }
-                if !was_in_use && kicks.contains(number) {
-                    // The guest may have changed its priority mask meanwhile.
-                    host.store_cpu_interface(interface);
-                }
-                let reload = was_in_use || kicks.contains(number);
-                (kicks, reload.then(|| fill_interface(vgic, number, interface)))
+                let kicks = vgic.exit(number, interface).kicks | access(vgic);
+                (kicks, fill_interface(vgic, number, interface))
             });
-            let Some((kicks, in_flight)) = done else { return AtOnce::NotAnswered };
-            if in_flight.is_some() {
-                self.load_interface(in_flight);
-            }
-            let others = kicks.without(number);
-            if !others.is_empty() {
-                self.vm.kick(others);
-                // Who was woken may be to run on this very CPU, and then no interrupt says so.
-                wanted = host.must_stop();
+            done.map_or((Kicks::NONE, None), |(kicks, in_flight)| (kicks, Some(in_flight)))
+        } else {
+            let kicks = self.vm.with_vgic(&mut access).unwrap_or(Kicks::NONE);
+            let in_flight = if kicks.contains(number) {
+                // The guest may have changed its priority mask meanwhile.
+                host.store_cpu_interface(interface);
+                self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
+            } else {
+                None
+            };
+            (kicks, in_flight)
+        };
+        let context = &mut *self.state.context;
+        context.pc = context.pc.wrapping_add(InstructionLength::Word.bytes());
+        if in_flight.is_some() {
+            self.load_interface(in_flight);
+        }
+        let others = kicks.without(number);
+        if !others.is_empty() {
+            self.vm.kick(others);
+            // Who was woken may be to run on this very CPU, and then no interrupt says so.
+            if host.must_stop() {
+                return AtOnce::AnsweredAndWanted;
             }
         }
-        let context = &mut *self.state.context;
-        context.pc = context.pc.wrapping_add(InstructionLength::from_hsr(hsr).bytes());
-        if wanted { AtOnce::AnsweredAndWanted } else { AtOnce::Answered }
+        AtOnce::Answered
     }
 }

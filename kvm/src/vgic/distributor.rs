@@ -191,7 +191,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             Register::Implementer => IIDR,
             Register::SendSgi => 0,
             // Words of interrupts that the VM does not have are never changed from zero.
-            Register::SetEnable | Register::ClearEnable => self.enabled.word(vcpu, block.first_field(offset)),
+            Register::SetEnable | Register::ClearEnable => self.enabled.word(vcpu, (offset & 0x7f) * 8),
             _ => self.read_fields(vcpu, &block.access(offset, len)),
         }
     }
