@@ -71,6 +71,7 @@ struct Inner {
     must_stop: AtomicBool,
     signal_pending: AtomicBool,
     yields: AtomicUsize,
+    leaves: AtomicUsize,
     timer_held: AtomicBool,
     cpu_interface: StdMutex<CpuInterface>,
     vmid_check: VmidCheck,
@@ -122,6 +123,7 @@ impl Host {
             must_stop: AtomicBool::new(false),
             signal_pending: AtomicBool::new(false),
             yields: AtomicUsize::new(0),
+            leaves: AtomicUsize::new(0),
             timer_held: AtomicBool::new(false),
             cpu_interface: StdMutex::default(),
             vmid_check: VmidCheck::new(),
@@ -206,6 +208,11 @@ impl Host {
     /// Makes a signal pending, or no longer. (A [`Waiter`] has its own.)
     pub fn set_signal(&self, pending: bool) {
         self.0.signal_pending.store(pending, Ordering::SeqCst);
+    }
+
+    /// How many short exits had to be made long.
+    pub fn leaves(&self) -> usize {
+        self.0.leaves.load(Ordering::SeqCst)
     }
 
     /// How often `yield_cpu` was called.
@@ -543,6 +550,7 @@ impl host::Host for Host {
 
     fn leave_guest(&self, context: &mut ContextPage) {
         assert!(INTERRUPTS_OFF.get() && deferred::any());
+        self.0.leaves.fetch_add(1, Ordering::SeqCst);
         deferred::give_back(context);
     }
 

@@ -11,10 +11,11 @@ use crate::{cache, ffi, module, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::core_id::{Erratum798181, Midr};
 use arch::hyp_registers::Vttbr;
+use arch::timer::TickLength;
 use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
 use hyp_abi::image::{Call, Provocation};
 use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
@@ -25,8 +26,8 @@ use kvm::vmid::VmidSlot;
 #[derive(Clone, Copy)]
 pub struct Kernel;
 
-/// Ticks a second of the host's counter.
-static COUNTER_RATE: AtomicU32 = AtomicU32::new(0);
+/// The [`TickLength`] of the host's counter.
+static TICK_LENGTH: AtomicU64 = AtomicU64::new(0);
 
 /// What the next entry into a guest is to do instead: zero, or a number of [`hyp_abi::image::Provocation`].
 static PROVOCATION: AtomicU32 = AtomicU32::new(0);
@@ -50,9 +51,11 @@ extern "C" fn ws_rust_provoke(kind: u32) -> i32 {
     0
 }
 
-/// Notes how fast the counter runs.
+/// Notes how fast the counter runs, which is not at 0 Hz.
 pub fn set_counter_rate(hertz: u32) {
-    COUNTER_RATE.store(hertz, Ordering::Relaxed);
+    if let Some(length) = TickLength::of_hertz(hertz) {
+        TICK_LENGTH.store(length.0, Ordering::Relaxed);
+    }
 }
 
 /// CNTPCT. The ISB keeps the read from being done early (B8.1.2).
@@ -65,14 +68,7 @@ pub fn counter() -> u64 {
 
 /// How long a number of ticks takes, rounded up; the longest representable time for what does not fit.
 pub fn nanoseconds(ticks: u64) -> u64 {
-    let rate = u64::from(COUNTER_RATE.load(Ordering::Relaxed).max(1));
-    let seconds = ticks / rate;
-    let rest = (ticks % rate * 1_000_000_000).div_ceil(rate);
-    seconds
-        .checked_mul(1_000_000_000)
-        .and_then(|whole| whole.checked_add(rest))
-        .unwrap_or(i64::MAX as u64)
-        .min(i64::MAX as u64)
+    TickLength(TICK_LENGTH.load(Ordering::Relaxed)).times(ticks)
 }
 
 /// Runs `work` with interrupts off on the CPU that this thread happens to be on.

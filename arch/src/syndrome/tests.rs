@@ -200,7 +200,10 @@ proptest! {
         let word = hsr(class, rest);
         let (is_device, tells_ipa) = match Trap::from_hsr(word) {
             Some(Trap::DataAbort(abort)) => (
-                abort.access.is_some() && !abort.external && matches!(abort.fault, FaultStatus::Translation(_)),
+                abort.access.is_some()
+                    && !abort.external
+                    && !abort.stage1_walk
+                    && matches!(abort.fault, FaultStatus::Translation(_)),
                 Some(hpfar_is_valid(abort.fault, abort.stage1_walk)),
             ),
             Some(Trap::PrefetchAbort(abort)) => (false, Some(hpfar_is_valid(abort.fault, abort.stage1_walk))),

@@ -155,3 +155,7 @@ impl<H: Host> Run<'_, H> {
         AtOnce::Answered
     }
 }
+
+#[cfg(test)]
+#[path = "short_exit_tests.rs"]
+mod tests;
