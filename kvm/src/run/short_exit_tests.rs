@@ -211,11 +211,20 @@ fn the_guests_own_timer_brings_it_back_at_once() {
 fn an_abort_that_comes_with_the_timer_is_not_lost() {
     let mut machine = Machine::new(1);
     machine.enable_interrupts();
-    machine.script([at(0, |context| {
-        (context.timer.ctl, context.timer.cval) = (1, 0);
-        context.exit.async_abort = 1;
+    let second = |context: &mut hyp_abi::context::VcpuContext| {
+        context.exit.async_abort = 0; // as Hyp mode does
         ExitCode::Interrupt
-    })]);
-    assert_eq!(machine.run(0), Return::Interrupted);
+    };
+    run(
+        &mut machine,
+        [
+            at(0, |context| {
+                (context.timer.ctl, context.timer.cval) = (1, 0);
+                context.exit.async_abort = 1;
+                ExitCode::Interrupt
+            }),
+            at(0, second),
+        ],
+    );
     assert!(crate::inject::async_abort_is_pending(&machine.states[0].context));
 }
