@@ -72,11 +72,13 @@ impl<H: Host> Vcpu<H> {
 
     /// Wakes it if it sleeps, and makes it leave the guest if it runs there. What it is to notice was changed before.
     pub fn kick(&self) {
-        self.waiter.wake();
-        // Orders the change before the look at the flag; `enter` does the opposite on the other side (see above).
+        // Orders the change before the look at the flag; `set_in_guest` does the opposite on the other side (see above).
         core::sync::atomic::fence(Ordering::SeqCst);
         if self.in_guest.load(Ordering::Relaxed) {
+            // Should it leave for a wait just now, it looks for what it may wait for after it has taken the flag back.
             self.waiter.kick();
+        } else {
+            self.waiter.wake();
         }
     }
 
