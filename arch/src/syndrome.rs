@@ -11,7 +11,7 @@
 //! Source: ARM DDI 0406C.d, B3.13.6 (HSR), B3.13.5 (HPFAR). Classes 0x0E and 0x22 are of Armv8 cores in AArch32.
 
 use crate::addr::{Ipa, PAGE_SIZE};
-use crate::condition::{Condition, ConditionCode, InstructionLength};
+use crate::condition::{Condition, ConditionCode};
 use crate::cp15::{Cp15, Cp15Wide};
 use crate::fault::FaultStatus;
 
@@ -295,12 +295,6 @@ pub const fn exception_class(hsr: u32) -> u8 {
     (hsr >> 26) as u8
 }
 
-/// HSR.IL: how long the trapped instruction is. Not valid for EC 0x00, prefetch aborts, and data aborts without
-/// [`DataAbort::access`].
-pub const fn instruction_length(hsr: u32) -> InstructionLength {
-    InstructionLength::from_hsr(hsr)
-}
-
 /// The IPA that a stage 2 fault is about: the page from HPFAR, the offset in it from HDFAR or HIFAR.
 ///
 /// For a fault on a stage 1 walk the offset is the virtual address's, not the table entry's: only the page counts.
@@ -308,7 +302,7 @@ pub const fn fault_ipa(hpfar: u32, far: u32) -> Ipa {
     Ipa::new(((hpfar & !0xf) as u64) << 8 | (far & (PAGE_SIZE as u32 - 1)) as u64)
 }
 
-/// For the syndrome of an abort: whether HPFAR holds the IPA, as [`hpfar_is_valid`] says.
+/// For the syndrome of an abort: whether HPFAR holds the IPA. Not for permission faults, unless on a stage 1 walk (B3.13.5).
 pub const fn abort_tells_ipa(hsr: u32) -> bool {
     hsr & S1PTW != 0 || hsr & FAULT_KIND != FAULT_KIND_PERMISSION
 }
@@ -359,11 +353,6 @@ const FAULT_KIND_PERMISSION: u32 = 0b0011 << 2;
 /// HPFAR for an IPA that was found by address translation, in the register's own format.
 pub const fn hpfar(ipa: Ipa) -> u32 {
     ((ipa.get() >> 8) as u32) & !0xf
-}
-
-/// Whether HPFAR is valid for an abort: not for permission faults, unless on a stage 1 walk (B3.13.5).
-pub const fn hpfar_is_valid(fault: FaultStatus, stage1_walk: bool) -> bool {
-    stage1_walk || !matches!(fault, FaultStatus::Permission(_))
 }
 
 const fn register_access(hsr: u32) -> Option<RegisterAccess> {

@@ -5,7 +5,8 @@
 //! permission fault of the access itself it does not (B3.13.5), so the faulting virtual address is translated through
 //! the guest's own stage 1, as it is now, by ATS1CPR. PAR is the guest's: kept around it. If the translation fails,
 //! another CPU has changed the tables since; then there is nothing to resolve, and the guest runs the instruction
-//! again.
+//! again. Or the tables themselves cannot be read, since stage 2 has no entry for them, or one whose access flag is
+//! clear, while the TLB still holds what they said: so the TLB's entries go, and what runs again will fault on the walk.
 //!
 //! The second is wanted for data aborts whose syndrome does not describe the instruction (HSR.ISV is 0): should a
 //! device be meant, the instruction has to be read. PC is translated in the same way, with the rights of the mode that
@@ -18,6 +19,7 @@
 //! Source: ARM DDI 0406C.d, B3.13.5, B3.13.6 (HSR), B4.2.4 (address translation); Cortex-A15 erratum 766422.
 
 use crate::sysreg::*;
+use crate::tlb;
 use arch::addr::Ipa;
 use arch::core_id::Midr;
 use arch::psr::{Mode, Psr};
@@ -43,6 +45,20 @@ pub fn resolve(class: u8, hsr: u32, exit: &mut ExitRecord) -> bool {
     } else {
         return false;
     };
+    true
+}
+
+/// For a data abort that [`syndrome::is_device_access`]: whether it is one to the distributor, little-endian, in Supervisor mode and
+/// Arm state, where the syndrome can be believed (erratum 766422). Records the addresses then.
+#[inline(always)]
+pub fn hits_distributor(context: &mut VcpuContext) -> bool {
+    let page = hpfar::read();
+    let status = context.cpsr & Psr::M.union(Psr::T).union(Psr::E).bits();
+    if page != context.control.distributor || status != Mode::Svc as u32 {
+        return false;
+    }
+    context.exit.far = hdfar::read();
+    context.exit.hpfar = page;
     true
 }
 
@@ -78,7 +94,11 @@ fn translate(address: u32, privileged: bool) -> Option<Ipa> {
         par::write(kept);
         translated
     };
-    ipa_of(translated, address).map(Ipa::new)
+    let ipa = ipa_of(translated, address);
+    if ipa.is_none() {
+        tlb::drop_guest_here();
+    }
+    ipa.map(Ipa::new)
 }
 
 /// What PAR says (B4.1), as a page-aligned IPA.

@@ -83,6 +83,15 @@ pub fn drop_guests_here() {
     isb();
 }
 
+/// Drops this CPU's PL1&0 entries of the guest whose VTTBR is loaded.
+#[cold]
+pub fn drop_guest_here() {
+    // SAFETY: invalidation loses nothing but time.
+    unsafe { tlbiall::write(0) };
+    dsb_ish();
+    isb();
+}
+
 /// Drops every CPU's PL1&0 entries of the VMID in `vttbr`.
 pub extern "C" fn flush_vmid(vttbr: u64) {
     dsb_ishst();
@@ -97,12 +106,7 @@ pub extern "C" fn flush_vmid(vttbr: u64) {
 
 /// Drops this CPU's PL1&0 entries of the VMID in `vttbr`.
 pub extern "C" fn flush_vmid_local(vttbr: u64) {
-    with_vmid(vttbr, || {
-        // SAFETY: invalidation loses nothing but time.
-        unsafe { tlbiall::write(0) };
-        dsb_ish();
-        isb();
-    });
+    with_vmid(vttbr, drop_guest_here);
 }
 
 /// Drops every CPU's Non-secure PL1&0 entries of all VMIDs, and all instruction caches and branch predictors.

@@ -13,7 +13,7 @@
 //!    tables are still in place, and before an asynchronous abort of the guest's making is let in.
 //!
 //! A short exit is one that the module can probably answer with interrupts off, in the time that moving the deferred state
-//! would take: a hypercall, a trapped register, the distributor. Deferred state then stays the guest's, and the next call either
+//! would take: a hypercall, a trapped register, the distributor, from Supervisor mode, whose registers are essential. Deferred state then stays the guest's, and the next call either
 //! enters the same guest again or ends its stay.
 
 use crate::per_cpu::{Away, PerCpu};
@@ -45,12 +45,17 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
                 vfp::give_to_guest(here, context);
                 continue;
             }
+            DATA_ABORT if is_device_access(syndrome) && fault_ipa::hits_distributor(context) => {
+                context.exit.hsr = syndrome;
+                code = ExitCode::ShortTrap.to_raw();
+                break;
+            }
             _ => {}
         }
         context.exit.hsr = syndrome;
         if !fault_ipa::resolve(class, syndrome, &mut context.exit) {
             code = ExitCode::Again.to_raw();
-        } else if is_short(context, class, syndrome) {
+        } else if matches!(class, HVC | CP15 | CP15_WIDE) && context.cpsr & Psr::M.bits() == Mode::Svc as u32 {
             code = ExitCode::ShortTrap.to_raw();
         } else if class == DATA_ABORT && fault_ipa::hides_instruction(syndrome, context) {
             context.exit.code = fault_ipa::code(context);
@@ -71,22 +76,6 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
     // SAFETY: the essential state is the host's again.
     unsafe { deferred::leave(here) };
     code
-}
-
-/// Whether the module can probably answer at once. It works with what [`essential`] stores, so the guest is in Supervisor mode; and
-/// with the syndrome alone, so an access to the distributor is a little-endian one in Arm state (erratum 766422).
-#[inline(always)]
-fn is_short(context: &VcpuContext, class: u8, syndrome: u32) -> bool {
-    const SUPERVISOR: u32 = Mode::Svc as u32;
-    match class {
-        DATA_ABORT => {
-            context.exit.hpfar == context.control.distributor
-                && context.cpsr & Psr::M.union(Psr::T).union(Psr::E).bits() == SUPERVISOR
-                && is_device_access(syndrome)
-        }
-        HVC | CP15 | CP15_WIDE => context.cpsr & Psr::M.bits() == SUPERVISOR,
-        _ => false,
-    }
 }
 
 /// The first half of [`enter`], for [`crate::provoke`].

@@ -78,7 +78,7 @@ pub struct GuestMemory<H: Host> {
     changes: H::Mutex<()>,
     state: H::Spin<State<H>>,
     /// Counts changes of slots, each when it is done.
-    pub(crate) slots_changed: AtomicU32,
+    slots_changed: AtomicU32,
 }
 
 impl<H: Host> GuestMemory<H> {
@@ -144,8 +144,10 @@ impl<H: Host> GuestMemory<H> {
     }
 
     /// Counts up with each change of slots. What was found out about them before it changed may no longer be so.
+    ///
+    /// Relaxed: it says that something is to be looked up again, which is done under the lock.
     pub fn slots_generation(&self) -> u32 {
-        self.slots_changed.load(Ordering::Acquire)
+        self.slots_changed.load(Ordering::Relaxed)
     }
 
     /// The process's address of what a guest has at `ipa`, and whether the guest may write there.

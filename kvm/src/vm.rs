@@ -423,13 +423,7 @@ impl<H: Host> Vm<H> {
 
     /// Counts up with each change of what vCPUs remember of the VM: memory slots, firmware.
     pub fn generation(&self) -> u32 {
-        self.memory.slots_generation().wrapping_add(self.firmware_changed.load(Ordering::Acquire))
-    }
-
-    /// Whether nothing has changed since [`Self::generation`] was that.
-    pub fn is_of(&self, generation: Option<u32>) -> bool {
-        let slots = self.memory.slots_changed.load(Ordering::Relaxed);
-        generation == Some(slots.wrapping_add(self.firmware_changed.load(Ordering::Relaxed)))
+        self.memory.slots_generation().wrapping_add(self.firmware_changed.load(Ordering::Relaxed))
     }
 
     /// What of ours lies at `ipa`, where no memory does.

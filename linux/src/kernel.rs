@@ -337,6 +337,7 @@ impl Cpus for Kernel {
     type Mutex<T> = Mutex<T>;
 
     fn flush_all(&self) {
+        vmid_debug::count_roll_over();
         hyp_mode::flush(Call::FlushAll, 0);
     }
 
@@ -346,7 +347,6 @@ impl Cpus for Kernel {
     }
 
     fn exit_all_guests(&self) {
-        vmid_debug::count_roll_over();
         // An interrupt that every CPU has to take: those in a guest leave it, and have left when it returns.
         // SAFETY: the function ignores its argument.
         unsafe { ffi::ws_on_each_cpu(nothing, core::ptr::null_mut()) };

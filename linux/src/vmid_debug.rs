@@ -31,7 +31,7 @@ fn check(slot: &VmidSlot, vttbr: Vttbr) -> bool {
     false
 }
 
-/// A new generation of VMIDs begins.
+/// All VMIDs' entries are dropped from TLBs, which a new generation of VMIDs does, and nothing else.
 pub fn count_roll_over() {
     ROLL_OVERS.fetch_add(1, Ordering::Relaxed);
 }

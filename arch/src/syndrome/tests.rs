@@ -146,9 +146,8 @@ fn ipas() {
     assert_eq!(fault_ipa(0x1234_5670, 0xdead_beef).get(), 0x12_3456_7eef);
     assert_eq!(fault_ipa(0xffff_ffff, 0xffff_ffff).get(), (1 << 40) - 1);
     assert_eq!(hpfar(Ipa::new(0x12_3456_7eef)), 0x1234_5670);
-    assert!(!hpfar_is_valid(FaultStatus::Permission(Level::Three), false));
-    assert!(hpfar_is_valid(FaultStatus::Permission(Level::Three), true));
-    assert!(hpfar_is_valid(FaultStatus::Translation(Level::Three), false));
+    let permission = 0b001111;
+    assert!(!abort_tells_ipa(permission) && abort_tells_ipa(permission | 1 << 7) && abort_tells_ipa(0b000111));
 }
 
 #[test]
@@ -198,15 +197,16 @@ proptest! {
     #[test]
     fn quick_looks_agree_with_decoding(class in prop::sample::select(&CLASSES[..]), rest in 0u32..1 << 26) {
         let word = hsr(class, rest);
+        let tells = |fault, walk| walk || !matches!(fault, FaultStatus::Permission(_));
         let (is_device, tells_ipa) = match Trap::from_hsr(word) {
             Some(Trap::DataAbort(abort)) => (
                 abort.access.is_some()
                     && !abort.external
                     && !abort.stage1_walk
                     && matches!(abort.fault, FaultStatus::Translation(_)),
-                Some(hpfar_is_valid(abort.fault, abort.stage1_walk)),
+                Some(tells(abort.fault, abort.stage1_walk)),
             ),
-            Some(Trap::PrefetchAbort(abort)) => (false, Some(hpfar_is_valid(abort.fault, abort.stage1_walk))),
+            Some(Trap::PrefetchAbort(abort)) => (false, Some(tells(abort.fault, abort.stage1_walk))),
             _ => (false, None),
         };
         // Whoever asks decodes as well: what is looked at too hard is only slower.

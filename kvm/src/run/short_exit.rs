@@ -106,7 +106,7 @@ impl<H: Host> Run<'_, H> {
         let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
         let register = guest_registers::supervisor(context, rt);
         // While the virtual timer's line counts as high the timer itself has to be looked at.
-        if !self.vm.is_of(self.state.answers_as_of)
+        if self.state.answers_as_of != Some(self.vm.generation())
             || self.state.timer_lines[0]
             || Vgic::<H::Array<Interrupt>>::needs_others_out(offset)
         {

@@ -105,7 +105,7 @@ pub const ROWS: &[Row] = &[
     row("gicd_isenabler_read", "GICD_ISENABLER read", Some(1424), Some(500), Figure::Operation("gicd_isenabler_read")),
     row("gicd_isenabler_write", "GICD_ISENABLER write", Some(1424), Some(500), Figure::Operation("gicd_isenabler_write")),
     row("uart", "UART register read (MMIO answered by the process)", Some(2711), Some(1900), Figure::Operation("uart")),
-    row("vfp_process", "one VFP instruction after a UART read, more", None, None, Figure::Above(Run::Kernel, "uart_vfp", "uart")),
+    row("vfp_process", "one VFP instruction after a UART read, more", Some(76), Some(110), Figure::Above(Run::Kernel, "uart_vfp", "uart")),
     row("unassigned", "unassigned MMIO read", Some(2484), None, Figure::Operation("unassigned")),
     row("sgi_self", "SGI to itself, with acknowledge and end", Some(2159), Some(900), Figure::Operation("sgi_self")),
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),

@@ -70,7 +70,7 @@ const LINUX_GUEST: Test =
 const RELOAD: Test = Test::of(
     "unloaded and loaded ten times over, it runs a guest each time",
     "for round in 1 2 3 4 5 6 7 8 9 10; do
-        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko || exit 1
+        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko check_vmids=1 || exit 1
         bare first_light || exit 1
     done",
 )
@@ -218,12 +218,12 @@ const DEFAULT_HOST: &[Test] = &[
     ),
     Test::of(
         "where the host has no VFP a guest's is undefined, and the host's own unharmed",
-        "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko no_vfp=1 || exit 1
+        "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko check_vmids=1 no_vfp=1 || exit 1
         host-witness 0,1 sh -c 'bare vfp_use --append vfp=0 >/tmp/guest'
         status=$?
         grep '^not ok' /tmp/guest
         [ $(cat /sys/module/worldswitch/parameters/vfp_switches) = 0 ] || status=1
-        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko && bare vfp_use >/dev/null || exit 1
+        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko check_vmids=1 && bare vfp_use >/dev/null || exit 1
         exit $status",
     )
     .expecting(&[Report]),
@@ -254,14 +254,14 @@ const DEFAULT_HOST: &[Test] = &[
         wait $!
         sleep 1
         rmmod worldswitch || exit 1
-        insmod /lib/worldswitch/worldswitch.ko",
+        insmod /lib/worldswitch/worldswitch.ko check_vmids=1",
     ),
     Test::of(
         "wsvm says in one line that /dev/kvm is missing",
         "rmmod worldswitch
         wsvm run --kernel /guests/first_light.bin </dev/null 2>&1
         status=$?
-        insmod /lib/worldswitch/worldswitch.ko
+        insmod /lib/worldswitch/worldswitch.ko check_vmids=1
         exit $status",
     )
     .failing(1)
