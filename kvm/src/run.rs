@@ -11,31 +11,26 @@
 //! On the way in, timers drive their lines of the interrupt controller and pending interrupts go to list registers; on the way
 //! out the same is read back. With interrupts on again the exit is handled: here, or by the process.
 
+mod abort;
+mod interrupts;
 mod short_exit;
-
-use short_exit::AtOnce;
 
 use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
-use crate::guest_memory::{Access, FaultOutcome};
+use crate::guest_memory::Access;
 use crate::host::{Host, Unresolved, Waiter, Wake};
-use crate::mmio::transfer::{self, Refused, Transfer};
-use crate::mmio::{self, Decoded, Instruction, Pending};
 use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
 use crate::vcpu::{Power, Vcpu, VcpuState};
-use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
-use crate::vm::{Hit, Hypervisor, IrqchipError, Vm};
+use crate::vgic::Kicks;
+use crate::vm::{Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
-use arch::addr::Ipa;
+use abort::mmio_exit;
 use arch::condition::InstructionLength;
-use arch::fault::FaultStatus;
-use arch::syndrome::{self, DataAbort, Trap};
-use core::ops::DerefMut;
+use arch::syndrome::Trap;
 use hyp_abi::context::ExitCode;
-use uapi::run::{
-    Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Mmio,
-};
+use short_exit::AtOnce;
+use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 
 /// Why KVM_RUN returns to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,65 +203,6 @@ impl<H: Host> Run<'_, H> {
         code
     }
 
-    /// Tells the interrupt controller the timers' levels where they changed.
-    fn sample_timers(&mut self) {
-        let now = self.hypervisor.host.counter();
-        let levels =
-            [vtimer::asserted(&self.state.context.timer, now), self.state.context.physical_timer.asserted(now)];
-        let ppis = [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI];
-        for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
-            if *line != level {
-                *line = level;
-                // The kicks can only be for this vCPU, which is here. Without an interrupt controller there is nobody to tell.
-                let _ = self.vm.with_vgic(|vgic| vgic.set_level(self.number, ppi, level));
-            }
-        }
-    }
-
-    /// Timers, pending interrupts and list registers, on the way in. Interrupts are off.
-    fn load_interrupts(&mut self) {
-        let host = &self.hypervisor.host;
-        self.sample_timers();
-        // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
-        let due = self.state.context.physical_timer.deadline(|| host.counter());
-        self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
-        let (number, interface) = (self.number, &mut self.state.cpu_interface);
-        let in_flight = if !self.vm.has_running_irqchip() {
-            None
-        } else if self.vm.is_concerned(number) || self.state.timer_lines[0] {
-            self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
-        } else {
-            interface.load_nothing();
-            Some(false)
-        };
-        self.load_interface(in_flight);
-    }
-
-    /// Gives the hardware what [`fill_interface`] chose. Interrupts are off.
-    fn load_interface(&self, in_flight: Option<bool>) {
-        let host = &self.hypervisor.host;
-        // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted. Else it
-        // would end each stay before the first instruction.
-        let forwarded = in_flight.filter(|_| self.hypervisor.hardware.timer_interrupt.is_some());
-        host.hold_timer_interrupt(forwarded.unwrap_or(self.state.timer_lines[0]));
-        if in_flight.is_some() {
-            host.load_cpu_interface(&self.state.cpu_interface);
-        }
-    }
-
-    /// The same on the way out. Interrupts are off.
-    fn store_interrupts(&mut self) -> Kicks {
-        if !self.vm.has_running_irqchip() {
-            return Kicks::NONE;
-        }
-        let (number, interface) = (self.number, &mut self.state.cpu_interface);
-        let was_in_use = interface.is_in_use();
-        self.hypervisor.host.store_cpu_interface(interface);
-        let kicks = if was_in_use { self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks) } else { None };
-        self.sample_timers();
-        kicks.unwrap_or(Kicks::NONE)
-    }
-
     /// Does what the exit asks for. Interrupts are on.
     fn handle(&mut self, code: ExitCode) -> Next {
         let context = &mut *self.state.context;
@@ -425,140 +361,6 @@ impl<H: Host> Run<'_, H> {
         }
         Next::Leave(Return::Exit(Exit::SystemEvent { event, flags: 0 }))
     }
-
-    /// A stage-2 abort: memory that is to be mapped, a device, or nothing.
-    fn abort(
-        &mut self,
-        fault: FaultStatus,
-        access: Access,
-        data: Option<DataAbort>,
-        length: InstructionLength,
-    ) -> Next {
-        let context = &mut *self.state.context;
-        let far = context.exit.far;
-        let ipa = syndrome::fault_ipa(context.exit.hpfar, far);
-        match fault {
-            FaultStatus::Translation(_) | FaultStatus::Permission(_) | FaultStatus::AccessFlag(_) => {}
-            FaultStatus::AsyncExternal | FaultStatus::AsyncParity => {
-                inject::async_abort(context);
-                return Next::Enter;
-            }
-            // Memory itself failed the guest: it hears of it as if it had no hypervisor.
-            _ => {
-                match data {
-                    Some(abort) => inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal),
-                    None => inject::prefetch_abort(context, far, FaultStatus::SyncExternal),
-                }
-                return Next::Enter;
-            }
-        }
-        match self.vm.memory.fault(ipa, access, &mut self.state.cache) {
-            Ok(FaultOutcome::Mapped | FaultOutcome::Again) => return Next::Enter,
-            Ok(FaultOutcome::Mmio) => {}
-            Err(Unresolved::Interrupted) => return Next::Leave(Return::Interrupted),
-            Err(error) => return Next::Leave(Return::Unresolved(error)),
-        }
-        let Some(abort) = data else {
-            // No device is executed from, ours included.
-            inject::prefetch_abort(&mut self.state.context, far, FaultStatus::SyncExternal);
-            return Next::Enter;
-        };
-        let hit = self.vm.hit(self.hypervisor, ipa);
-        if let Hit::CpuInterface(page) = hit {
-            return match self.vm.memory.map_device(ipa, page, &mut self.state.cache) {
-                Ok(()) => Next::Enter,
-                Err(error) => Next::Leave(Return::Unresolved(error)),
-            };
-        }
-        let context = &mut *self.state.context;
-        match mmio::decode(context, &abort, ipa, length) {
-            Decoded::Access(access) => self.device(access, hit),
-            Decoded::CacheMaintenance => {
-                // An MCR, which is four bytes long in Thumb as well; its syndrome does not say (B3.13.6).
-                guest_registers::skip_instruction(context, InstructionLength::Word);
-                Next::Enter
-            }
-            Decoded::Stage1Walk => {
-                inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal);
-                Next::Enter
-            }
-            Decoded::Undescribed => self.undescribed(&abort, ipa, far),
-        }
-    }
-
-    /// A load or store that says of itself only where it went: it is read from the guest's memory.
-    fn undescribed(&mut self, abort: &DataAbort, ipa: Ipa, far: u32) -> Next {
-        let Some(opcode) = transfer::fetch(&self.hypervisor.host, &self.vm.memory, &self.state.context) else {
-            return Next::Enter;
-        };
-        let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
-            Ok(transfer) => transfer,
-            Err(Refused::Changed) => return Next::Enter,
-            Err(Refused::Unsupported) => return Next::Leave(Return::NoSyndrome),
-        };
-        let mut next = transfer.access();
-        while let Some(access) = next {
-            let Hit::Distributor(offset) = self.vm.hit(self.hypervisor, access.ipa) else {
-                self.state.pending = Some(Instruction::Transfer(transfer));
-                return Next::Leave(Return::Exit(mmio_exit(&access)));
-            };
-            let value = self.distributor(&access, offset);
-            next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
-        }
-        Next::Enter
-    }
-
-    /// A load or store where a device may be: the distributor is here, all others are the process's.
-    fn device(&mut self, access: Pending, hit: Hit) -> Next {
-        let Hit::Distributor(offset) = hit else {
-            self.state.pending = Some(Instruction::Plain(access));
-            return Next::Leave(Return::Exit(mmio_exit(&access)));
-        };
-        let value = self.distributor(&access, offset);
-        access.finish_with_value(&mut self.state.context, value);
-        Next::Enter
-    }
-
-    /// The distributor's answer to an access; zero to a store.
-    fn distributor(&mut self, access: &Pending, offset: u32) -> u32 {
-        let number = self.number;
-        if Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
-            // What they have in list registers is taken in when they come out.
-            if !self.vm.all_but(number).is_empty() {
-                self.hypervisor.host.exit_all_guests();
-            }
-        }
-        let len = access.size.bytes();
-        let result = self.vm.with_vgic(|vgic| match access.written_value() {
-            Some(value) => (0, vgic.dist_write(number, offset, len, value)),
-            None => (vgic.dist_read(number, offset, len), Kicks::NONE),
-        });
-        let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
-        self.vm.kick(kicks.without(number));
-        value
-    }
-}
-
-/// Chooses what goes to the list registers; whether the virtual timer's interrupt is in flight.
-fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
-    vgic: &mut Vgic<S>,
-    number: usize,
-    interface: &mut CpuInterface,
-) -> bool {
-    let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
-    vgic.enter(number, interface);
-    in_flight
-}
-
-/// An access that is the process's.
-fn mmio_exit(access: &Pending) -> Exit {
-    let written = access.written();
-    Exit::Mmio(Mmio {
-        phys_addr: access.ipa.get(),
-        data: written.unwrap_or([0; 8]),
-        len: access.size.bytes(),
-        is_write: written.is_some(),
-    })
 }
 
 /// An exit that should not be.

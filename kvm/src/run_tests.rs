@@ -4,7 +4,8 @@
 use super::machine::*;
 use super::*;
 use crate::fake::{Event, Waiter as FakeWaiter};
-use crate::guest_memory::Access;
+use crate::guest_memory::{Access, FaultOutcome};
+use crate::vm::Hit;
 use crate::vmid::{VmidSlot, Vmids};
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::cp15::reg;
@@ -15,6 +16,7 @@ use arch::psr::{Mode, Psr};
 use hyp_abi::context::VcpuContext;
 use std::sync::Arc;
 use std::vec::Vec;
+use uapi::run::Mmio;
 
 fn waiter(machine: &Machine, number: usize) -> FakeWaiter {
     machine.vm.place(number).unwrap().waiter().clone()

@@ -9,7 +9,8 @@
 //! The guest is in Supervisor mode. Of its context the registers of that mode, of Abort and Undefined mode, and CP15 up to TTBCR are
 //! valid; the banks of other modes, the virtual timer, and CNTKCTL are not.
 
-use super::{Run, fill_interface};
+use super::Run;
+use super::interrupts::fill_interface;
 use crate::cp15::trap;
 use crate::guest_registers;
 use crate::host::Host;

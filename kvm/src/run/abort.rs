@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Stage-2 aborts: memory that is to be mapped, a device that is to be asked, or nothing.
+//!
+//! What has a memory slot is mapped, and the guest tries again. Elsewhere are devices: the distributor, answered here; the CPU
+//! interface, which is the hardware's own and mapped; all others are the process's, which KVM_RUN returns to. The access is
+//! what the syndrome says ([`mmio`]), or, where it says nothing, what the instruction says ([`transfer`]).
+
+use super::{Next, Return, Run};
+use crate::guest_memory::{Access, FaultOutcome};
+use crate::host::{Host, Unresolved};
+use crate::mmio::transfer::{self, Refused, Transfer};
+use crate::mmio::{self, Decoded, Instruction, Pending};
+use crate::vgic::{Interrupt, Kicks, Vgic};
+use crate::vm::Hit;
+use crate::{guest_registers, inject};
+use arch::addr::Ipa;
+use arch::condition::InstructionLength;
+use arch::fault::FaultStatus;
+use arch::syndrome::{self, DataAbort};
+use uapi::run::{Exit, Mmio};
+
+impl<H: Host> Run<'_, H> {
+    /// A stage-2 abort: memory that is to be mapped, a device, or nothing.
+    pub(super) fn abort(
+        &mut self,
+        fault: FaultStatus,
+        access: Access,
+        data: Option<DataAbort>,
+        length: InstructionLength,
+    ) -> Next {
+        let context = &mut *self.state.context;
+        let far = context.exit.far;
+        let ipa = syndrome::fault_ipa(context.exit.hpfar, far);
+        match fault {
+            FaultStatus::Translation(_) | FaultStatus::Permission(_) | FaultStatus::AccessFlag(_) => {}
+            FaultStatus::AsyncExternal | FaultStatus::AsyncParity => {
+                inject::async_abort(context);
+                return Next::Enter;
+            }
+            // Memory itself failed the guest: it hears of it as if it had no hypervisor.
+            _ => {
+                match data {
+                    Some(abort) => inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal),
+                    None => inject::prefetch_abort(context, far, FaultStatus::SyncExternal),
+                }
+                return Next::Enter;
+            }
+        }
+        match self.vm.memory.fault(ipa, access, &mut self.state.cache) {
+            Ok(FaultOutcome::Mapped | FaultOutcome::Again) => return Next::Enter,
+            Ok(FaultOutcome::Mmio) => {}
+            Err(Unresolved::Interrupted) => return Next::Leave(Return::Interrupted),
+            Err(error) => return Next::Leave(Return::Unresolved(error)),
+        }
+        let Some(abort) = data else {
+            // No device is executed from, ours included.
+            inject::prefetch_abort(&mut self.state.context, far, FaultStatus::SyncExternal);
+            return Next::Enter;
+        };
+        let hit = self.vm.hit(self.hypervisor, ipa);
+        if let Hit::CpuInterface(page) = hit {
+            return match self.vm.memory.map_device(ipa, page, &mut self.state.cache) {
+                Ok(()) => Next::Enter,
+                Err(error) => Next::Leave(Return::Unresolved(error)),
+            };
+        }
+        let context = &mut *self.state.context;
+        match mmio::decode(context, &abort, ipa, length) {
+            Decoded::Access(access) => self.device(access, hit),
+            Decoded::CacheMaintenance => {
+                // An MCR, which is four bytes long in Thumb as well; its syndrome does not say (B3.13.6).
+                guest_registers::skip_instruction(context, InstructionLength::Word);
+                Next::Enter
+            }
+            Decoded::Stage1Walk => {
+                inject::data_abort(context, far, abort.write, FaultStatus::SyncExternal);
+                Next::Enter
+            }
+            Decoded::Undescribed => self.undescribed(&abort, ipa, far),
+        }
+    }
+
+    /// A load or store that says of itself only where it went: it is read from the guest's memory.
+    fn undescribed(&mut self, abort: &DataAbort, ipa: Ipa, far: u32) -> Next {
+        let Some(opcode) = transfer::fetch(&self.hypervisor.host, &self.vm.memory, &self.state.context) else {
+            return Next::Enter;
+        };
+        let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
+            Ok(transfer) => transfer,
+            Err(Refused::Changed) => return Next::Enter,
+            Err(Refused::Unsupported) => return Next::Leave(Return::NoSyndrome),
+        };
+        let mut next = transfer.access();
+        while let Some(access) = next {
+            let Hit::Distributor(offset) = self.vm.hit(self.hypervisor, access.ipa) else {
+                self.state.pending = Some(Instruction::Transfer(transfer));
+                return Next::Leave(Return::Exit(mmio_exit(&access)));
+            };
+            let value = self.distributor(&access, offset);
+            next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
+        }
+        Next::Enter
+    }
+
+    /// A load or store where a device may be: the distributor is here, all others are the process's.
+    fn device(&mut self, access: Pending, hit: Hit) -> Next {
+        let Hit::Distributor(offset) = hit else {
+            self.state.pending = Some(Instruction::Plain(access));
+            return Next::Leave(Return::Exit(mmio_exit(&access)));
+        };
+        let value = self.distributor(&access, offset);
+        access.finish_with_value(&mut self.state.context, value);
+        Next::Enter
+    }
+
+    /// The distributor's answer to an access; zero to a store.
+    fn distributor(&mut self, access: &Pending, offset: u32) -> u32 {
+        let number = self.number;
+        if Vgic::<H::Array<Interrupt>>::needs_others_out(offset) {
+            // What they have in list registers is taken in when they come out.
+            if !self.vm.all_but(number).is_empty() {
+                self.hypervisor.host.exit_all_guests();
+            }
+        }
+        let len = access.size.bytes();
+        let result = self.vm.with_vgic(|vgic| match access.written_value() {
+            Some(value) => (0, vgic.dist_write(number, offset, len, value)),
+            None => (vgic.dist_read(number, offset, len), Kicks::NONE),
+        });
+        let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
+        self.vm.kick(kicks.without(number));
+        value
+    }
+}
+
+/// An access that is the process's.
+pub(super) fn mmio_exit(access: &Pending) -> Exit {
+    let written = access.written();
+    Exit::Mmio(Mmio {
+        phys_addr: access.ipa.get(),
+        data: written.unwrap_or([0; 8]),
+        len: access.size.bytes(),
+        is_write: written.is_some(),
+    })
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Timers, pending interrupts and list registers, on the way into a guest and out of it.
+//!
+//! Timers drive their lines of the interrupt controller; what is pending goes to list registers, and what became of it is read
+//! back. A vCPU that no interrupt concerns asks the interrupt controller nothing ([`Vm::is_concerned`](crate::vm::Vm)).
+
+use super::Run;
+use crate::host::Host;
+use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
+use crate::vtimer;
+use core::ops::DerefMut;
+
+impl<H: Host> Run<'_, H> {
+    /// Tells the interrupt controller the timers' levels where they changed.
+    fn sample_timers(&mut self) {
+        let now = self.hypervisor.host.counter();
+        let levels =
+            [vtimer::asserted(&self.state.context.timer, now), self.state.context.physical_timer.asserted(now)];
+        let ppis = [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI];
+        for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
+            if *line != level {
+                *line = level;
+                // The kicks can only be for this vCPU, which is here. Without an interrupt controller there is nobody to tell.
+                let _ = self.vm.with_vgic(|vgic| vgic.set_level(self.number, ppi, level));
+            }
+        }
+    }
+
+    /// Timers, pending interrupts and list registers, on the way in. Interrupts are off.
+    pub(super) fn load_interrupts(&mut self) {
+        let host = &self.hypervisor.host;
+        self.sample_timers();
+        // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
+        let due = self.state.context.physical_timer.deadline(|| host.counter());
+        self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
+        let (number, interface) = (self.number, &mut self.state.cpu_interface);
+        let in_flight = if !self.vm.has_running_irqchip() {
+            None
+        } else if self.vm.is_concerned(number) || self.state.timer_lines[0] {
+            self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
+        } else {
+            interface.load_nothing();
+            Some(false)
+        };
+        self.load_interface(in_flight);
+    }
+
+    /// Gives the hardware what [`fill_interface`] chose. Interrupts are off.
+    pub(super) fn load_interface(&self, in_flight: Option<bool>) {
+        let host = &self.hypervisor.host;
+        // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted. Else it
+        // would end each stay before the first instruction.
+        let forwarded = in_flight.filter(|_| self.hypervisor.hardware.timer_interrupt.is_some());
+        host.hold_timer_interrupt(forwarded.unwrap_or(self.state.timer_lines[0]));
+        if in_flight.is_some() {
+            host.load_cpu_interface(&self.state.cpu_interface);
+        }
+    }
+
+    /// The same on the way out. Interrupts are off.
+    pub(super) fn store_interrupts(&mut self) -> Kicks {
+        if !self.vm.has_running_irqchip() {
+            return Kicks::NONE;
+        }
+        let (number, interface) = (self.number, &mut self.state.cpu_interface);
+        let was_in_use = interface.is_in_use();
+        self.hypervisor.host.store_cpu_interface(interface);
+        let kicks = if was_in_use { self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks) } else { None };
+        self.sample_timers();
+        kicks.unwrap_or(Kicks::NONE)
+    }
+}
+
+/// Chooses what goes to the list registers; whether the virtual timer's interrupt is in flight.
+pub(super) fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
+    vgic: &mut Vgic<S>,
+    number: usize,
+    interface: &mut CpuInterface,
+) -> bool {
+    let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
+    vgic.enter(number, interface);
+    in_flight
+}
