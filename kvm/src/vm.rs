@@ -449,6 +449,12 @@ impl<H: Host> Vm<H> {
         Some(result)
     }
 
+    /// Looks at the interrupt controller, if it is made.
+    pub fn look_at_vgic<R>(&self, look: impl FnOnce(&VmVgic<H>) -> R) -> Option<R> {
+        let irqchip = self.irqchip.lock();
+        Some(look(irqchip.vgic.as_ref()?.first()?.as_ref()?))
+    }
+
     /// Whether an interrupt is queued or loaded for a vCPU: if not, there is nothing to ask the interrupt controller about.
     ///
     /// The answer is good for a vCPU that has marked itself as in the guest: what comes later kicks it.

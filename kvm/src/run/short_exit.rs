@@ -115,22 +115,20 @@ impl<H: Host> Run<'_, H> {
         }
         let (number, host) = (self.number, &self.hypervisor.host);
         let interface = &mut self.state.cpu_interface;
-        let mut access = |vgic: &mut Vgic<H::Array<Interrupt>>| {
-            if write {
-                return vgic.dist_write(number, offset, 4, *register);
-            }
-            *register = vgic.dist_read(number, offset, 4);
-            Kicks::NONE
-        };
         let (kicks, in_flight) = if interface.is_in_use() {
             host.store_cpu_interface(interface);
             let done = self.vm.with_vgic(|vgic| {
-                let kicks = vgic.exit(number, interface).kicks | access(vgic);
+                let mut kicks = vgic.exit(number, interface).kicks;
+                if write {
+                    kicks |= vgic.dist_write(number, offset, 4, *register);
+                } else {
+                    *register = vgic.dist_read(number, offset, 4);
+                }
                 (kicks, fill_interface(vgic, number, interface))
             });
             done.map_or((Kicks::NONE, None), |(kicks, in_flight)| (kicks, Some(in_flight)))
-        } else {
-            let kicks = self.vm.with_vgic(&mut access).unwrap_or(Kicks::NONE);
+        } else if write {
+            let kicks = self.vm.with_vgic(|vgic| vgic.dist_write(number, offset, 4, *register)).unwrap_or(Kicks::NONE);
             let in_flight = if kicks.contains(number) {
                 // The guest may have changed its priority mask meanwhile.
                 host.store_cpu_interface(interface);
@@ -139,6 +137,9 @@ impl<H: Host> Run<'_, H> {
                 None
             };
             (kicks, in_flight)
+        } else {
+            *register = self.vm.look_at_vgic(|vgic| vgic.dist_read(number, offset, 4)).unwrap_or(0);
+            (Kicks::NONE, None)
         };
         let context = &mut *self.state.context;
         context.pc = context.pc.wrapping_add(InstructionLength::Word.bytes());

@@ -243,7 +243,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 
     /// A write to a word of GICD_ISENABLER or GICD_ICENABLER.
     fn change_enabled(&mut self, vcpu: usize, first: u32, change: impl FnOnce(u32) -> u32) -> Kicks {
-        if self.interrupt(vcpu, first).is_none() {
+        if first as usize >= self.nr_irqs {
             return Kicks::NONE;
         }
         let changed = self.enabled.change(vcpu, first, change);

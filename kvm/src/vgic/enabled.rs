@@ -41,6 +41,7 @@ impl Enabled {
     }
 
     /// Changes a word to `change` of itself; which bits that changed.
+    #[inline(always)]
     pub fn change(&mut self, vcpu: usize, intid: u32, change: impl FnOnce(u32) -> u32) -> u32 {
         let Some(word) = self.0.get_mut(index(vcpu, intid)) else { return 0 };
         let before = *word;
