@@ -168,8 +168,8 @@ impl<H: Host> Run<'_, H> {
         let code = loop {
             self.load_interrupts();
             let was_asserted = self.state.timer_lines[0];
-            let code = self.until_long_exit();
-            kicks |= self.store_interrupts();
+            let (code, woken) = self.until_long_exit();
+            kicks |= woken | self.store_interrupts();
             // The guest's own timer has come: now that the interrupt controller knows, the host has nothing to do with it. If it has
             // other interrupts, they end the next stay before the first instruction.
             let timer_came = self.state.timer_lines[0] && !was_asserted;
@@ -184,23 +184,24 @@ impl<H: Host> Run<'_, H> {
         Some(code)
     }
 
-    /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Interrupts are off.
-    fn until_long_exit(&mut self) -> ExitCode {
+    /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Why it did, and who is to be
+    /// woken for what was answered last. Interrupts are off.
+    fn until_long_exit(&mut self) -> (ExitCode, Kicks) {
         let mut code = self.hypervisor.host.enter_guest(&mut self.state.context);
         while code == ExitCode::ShortTrap {
             code = match self.answer_at_once() {
                 AtOnce::Answered => self.hypervisor.host.resume_guest(&mut self.state.context),
-                AtOnce::AnsweredAndWanted => {
+                AtOnce::AnsweredAndWakes(kicks) => {
                     self.hypervisor.host.leave_guest(&mut self.state.context);
-                    return ExitCode::Again;
+                    return (ExitCode::Again, kicks);
                 }
                 AtOnce::NotAnswered => {
                     self.hypervisor.host.leave_guest(&mut self.state.context);
-                    return ExitCode::Trap;
+                    return (ExitCode::Trap, Kicks::NONE);
                 }
             };
         }
-        code
+        (code, Kicks::NONE)
     }
 
     /// Does what the exit asks for. Interrupts are on.

@@ -72,14 +72,21 @@ impl<H: Host> Vcpu<H> {
 
     /// Wakes it if it sleeps, and makes it leave the guest if it runs there. What it is to notice was changed before.
     pub fn kick(&self) {
-        // Orders the change before the look at the flag; `set_in_guest` does the opposite on the other side (see above).
-        core::sync::atomic::fence(Ordering::SeqCst);
-        if self.in_guest.load(Ordering::Relaxed) {
-            // Should it leave for a wait just now, it looks for what it may wait for after it has taken the flag back.
-            self.waiter.kick();
-        } else {
+        if !self.kick_out() {
             self.waiter.wake();
         }
+    }
+
+    /// Makes it leave the guest if it runs there. False: it does not, and may sleep.
+    pub fn kick_out(&self) -> bool {
+        // Orders the change before the look at the flag; `set_in_guest` does the opposite on the other side (see above).
+        core::sync::atomic::fence(Ordering::SeqCst);
+        let inside = self.in_guest.load(Ordering::Relaxed);
+        if inside {
+            // Should it leave for a wait just now, it looks for what it may wait for after it has taken the flag back.
+            self.waiter.kick();
+        }
+        inside
     }
 
     /// Marks it as in the guest. Interrupts are off.

@@ -251,6 +251,14 @@ impl<H: Host> Vm<H> {
         self.vcpus().fold(Kicks::NONE, |all, (other, _)| all | Kicks::one(other)).without(number)
     }
 
+    /// Kicks those vCPUs that are in their guests; the others, who are to be woken by [`Self::kick`] yet. Never wakes a thread.
+    pub fn kick_out(&self, kicks: Kicks) -> Kicks {
+        kicks.iter().fold(Kicks::NONE, |asleep, number| match self.vcpu(number) {
+            Some(vcpu) if !vcpu.kick_out() => asleep | Kicks::one(number),
+            _ => asleep,
+        })
+    }
+
     /// Kicks vCPUs.
     pub fn kick(&self, kicks: Kicks) {
         for vcpu in kicks.iter().filter_map(|number| self.vcpu(number)) {

@@ -72,6 +72,7 @@ impl host::Waiter for Waiter {
     }
 
     fn wake(&self) {
+        assert!(!super::deferred::any(), "the host's timers are not to be touched now");
         self.0.wakes.fetch_add(1, Ordering::SeqCst);
         open(&self.0.flags).0 = true;
         self.0.bell.notify_all();
@@ -121,11 +122,13 @@ impl WakeTimer {
 
 impl host::WakeTimer for WakeTimer {
     fn arm(&self, count: u64) {
+        assert!(!super::deferred::any(), "the host's timers are not to be touched now");
         *open(&self.state.due) = Some(count);
         self.host.advance_to(host::Host::counter(&self.host));
     }
 
     fn cancel(&self) {
+        assert!(!super::deferred::any(), "the host's timers are not to be touched now");
         *open(&self.state.due) = None;
     }
 }

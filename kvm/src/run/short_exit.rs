@@ -2,7 +2,9 @@
 //! Exits that are answered with interrupts off, and where Hyp mode itself answers.
 //!
 //! After [`ExitCode::ShortTrap`](hyp_abi::context::ExitCode::ShortTrap) the guest's interrupts, timers and a part of its registers
-//! are still in the hardware. What can be answered from the rest, without sleep, timers or other CPUs, is answered here, and the
+//! are still in the hardware. What can be answered from the rest is answered here, without sleep and without timers: the physical
+//! timer is not the kernel's meanwhile, and to touch it would trap for ever. So nobody is woken here, for the scheduler may set a
+//! timer then; other vCPUs that are in their guests can be interrupted. The
 //! guest goes on: nothing is stored, nothing is loaded again. Whatever else the run loop looks at before it enters a
 //! guest need not be looked at: what changes meanwhile announces itself by an interrupt, which waits at the CPU.
 //!
@@ -27,8 +29,8 @@ use uapi::psci as id;
 pub(super) enum AtOnce {
     /// The guest goes on.
     Answered,
-    /// So it does, but another thread's turn has come.
-    AnsweredAndWanted,
+    /// So it does, but first these are to be woken, which may take timers of the host's: not before the guest is left.
+    AnsweredAndWakes(Kicks),
     /// Nothing was done.
     NotAnswered,
 }
@@ -146,15 +148,8 @@ impl<H: Host> Run<'_, H> {
         if in_flight.is_some() {
             self.load_interface(in_flight);
         }
-        let others = kicks.without(number);
-        if !others.is_empty() {
-            self.vm.kick(others);
-            // Who was woken may be to run on this very CPU, and then no interrupt says so.
-            if host.must_stop() {
-                return AtOnce::AnsweredAndWanted;
-            }
-        }
-        AtOnce::Answered
+        let asleep = self.vm.kick_out(kicks.without(number));
+        if asleep.is_empty() { AtOnce::Answered } else { AtOnce::AnsweredAndWakes(asleep) }
     }
 }
 

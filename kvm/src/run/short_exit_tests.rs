@@ -134,23 +134,30 @@ fn a_version_of_psci_that_changes_is_answered_from_then_on() {
 }
 
 #[test]
-fn whoever_is_woken_on_this_cpu_gets_its_turn() {
+fn whoever_sleeps_is_woken_after_the_guest_was_left() {
     let mut machine = Machine::new(2);
     machine.enable_interrupts();
-    let (host, yields) = (machine.host.clone(), machine.host.yields());
+    let place = machine.vm.place(1).unwrap().waiter().clone();
+    let (host, before) = (machine.host.clone(), place.wakes());
+    let (now, inside) = (place.clone(), machine.vm.clone());
     run(
         &mut machine,
         [
-            at(0, move |context| {
-                host.set_must_stop();
+            at(0, |context| {
                 context.r[1] = 2 << 16; // SGI 0 to vCPU 1
                 fault(context, store(1), dist(gicd::SGIR))
             }),
-            at(4, |_| ExitCode::Interrupt),
+            at(4, move |context| {
+                assert_eq!((now.wakes(), now.kicks(), host.leaves()), (before + 1, 0, 1));
+                // In its guest it is interrupted, and this one stays.
+                inside.vcpu(1).unwrap().set_in_guest(true);
+                context.r[1] = 2 << 16 | 1;
+                fault(context, store(1), dist(gicd::SGIR))
+            }),
+            at(8, |_| ExitCode::Interrupt),
         ],
     );
-    assert_eq!(machine.host.leaves(), 1);
-    assert!(machine.host.yields() >= yields + 2, "before the first entry, and before the second");
+    assert_eq!((place.wakes(), place.kicks(), machine.host.leaves()), (before + 1, 1, 1));
 }
 
 #[test]
