@@ -175,7 +175,8 @@ pub extern "C" fn release() -> u32 {
 
 /// The stub's soft restart, while we are in its place: gives Hyp mode back and jumps to `target` with the MMU off.
 ///
-/// A crash kernel and kexec come this way. Nothing returns, so nothing is kept.
+/// Only a crash kernel comes this way: before kexec and reboot the module has given Hyp mode back, after a panic nobody does. Nothing
+/// returns, so nothing is kept.
 pub extern "C" fn soft_restart(target: u32) -> ! {
     // SAFETY: as in `release`.
     let here = unsafe { &*PerCpu::here() };

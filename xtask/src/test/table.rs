@@ -41,6 +41,12 @@ pub fn boots() -> Vec<Boot> {
             ..Boot::of("hibernation")
         },
         Boot { disk: Some("1M"), qemu_args: REBOOTS, tests: KEXEC, ..Boot::of("kexec") },
+        Boot {
+            append: "crashkernel=128M",
+            tolerated: &["Kernel panic - not syncing: sysrq triggered crash"],
+            tests: CRASH,
+            ..Boot::of("crash")
+        },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
         Boot {
             // A revision whose HSR is not to be believed (erratum 766422): Thumb stores are read and decoded.
@@ -458,6 +464,17 @@ const HIBERNATION: &[Test] = &[Test::of(
 .within(600)
 .expecting(&[Is("tick 10")])];
 
+/// What this kernel was started with, as far as the next one needs it: /tmp/again.cpio.
+macro_rules! again {
+    () => {
+        "cd / && {
+            find init bin etc guests lib ! -name kvm-conformance
+            find dev dev/console dev/null proc root run sbin sys tmp usr -maxdepth 0
+        } | cpio -o -H newc >/tmp/again.cpio 2>/dev/null
+        "
+    };
+}
+
 /// A reboot, and then another kernel in place of the one that runs, both under running guests. The host's script begins anew each time:
 /// the disk's first byte says how often it did.
 const KEXEC: &[Test] = &[Test::of(
@@ -478,17 +495,38 @@ const KEXEC: &[Test] = &[Test::of(
         }
         printf 2 >/dev/vda
         sync
-        # What this kernel was started with, as far as the next one needs it.
-        cd / && {
-            find init bin etc guests lib ! -name kvm-conformance
-            find dev dev/console dev/null proc root run sbin sys tmp usr -maxdepth 0
-        } | cpio -o -H newc >/tmp/again.cpio 2>/dev/null
-        kexec-again /boot/vmlinuz /tmp/again.cpio
+        ",
+        again!(),
+        "kexec-again /boot/vmlinuz /tmp/again.cpio
         exit 1"
     ),
 )
 .within(600)
 .expecting(&[Says("stage 1"), Says("stage 2")])];
+
+/// A panic under running guests. Nobody gives Hyp mode back before it: the crash kernel is started by a call of the stub's that our
+/// vectors answer. It has one CPU, and the host's script begins anew in it.
+const CRASH: &[Test] = &[Test::of(
+    "a crash kernel started by a panic under running guests has Hyp mode, and the module runs guests again",
+    concat!(
+        "dmesg | grep -q 'All CPU(s) started in HYP mode' || exit 1
+        bare first_light >/dev/null || exit 1
+        if grep -qw maxcpus=1 /proc/cmdline; then
+            echo \"the crash kernel ran a guest on CPUs $(cat /sys/devices/system/cpu/online)\"
+            exit 0
+        fi
+        ",
+        again!(),
+        "kexec-again --crash /boot/vmlinuz /tmp/again.cpio || exit 1
+        rm /tmp/again.cpio
+        ",
+        busy_guests!(),
+        "taskset 1 sh -c 'echo c >/proc/sysrq-trigger'
+        exit 1"
+    ),
+)
+.within(600)
+.expecting(&[Says("the crash kernel ran a guest on CPUs 0\n")])];
 
 /// What busybox's insmod ends with: the error number itself. It tries twice, by finit_module and by init_module.
 const EEXIST: i32 = 17;
