@@ -205,8 +205,11 @@ fn property(tree: &[u8], node: &str, name: &str) -> Option<Range<usize>> {
 mod tests {
     use super::*;
 
+    /// A name and a value.
+    type Property<'a> = (&'a str, &'a [u8]);
+
     /// Nodes, each with properties and no node in it, in the root.
-    fn tree(nodes: &[(&str, &[(&str, &[u8])])]) -> Vec<u8> {
+    fn tree(nodes: &[(&str, &[Property])]) -> Vec<u8> {
         fn put(to: &mut Vec<u8>, bytes: &[u8]) {
             to.extend(bytes);
             to.resize(to.len().next_multiple_of(4), 0);
