@@ -112,8 +112,9 @@ pub unsafe fn unload_deferred(here: &PerCpu) {
 
 /// Everything in Hyp mode's gift as a host without a hypervisor has it. For taking Hyp mode and for giving it back.
 pub fn host_defaults(here: &PerCpu) {
-    // SAFETY: no guest's state is in the registers when Hyp mode is taken or given back, so these are the values that hold anyway,
-    // or that the stub left; TTBR0 and TTBR1 are the host's and stage 2 is off before and after.
+    // SAFETY: no guest's state is in the registers when Hyp mode is taken or given back, or deferred state is and the kernel has
+    // crashed, whose successor sets up what it uses. So these are the values that hold anyway, or that the stub left; TTBR0 and
+    // TTBR1 are the host's and stage 2 is off before and after.
     unsafe {
         unload_essential(here);
         vttbr::write(0);

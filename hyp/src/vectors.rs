@@ -18,8 +18,9 @@
 //! Source: ARM DDI 0406C.d, B1.8.1 (vectors), B1.9 (Hyp Trap and the other exceptions).
 
 use crate::sysreg::midr;
-use crate::{panic, trampoline};
+use crate::{deferred, panic, trampoline};
 use arch::core_id::{BranchPredictor, Midr};
+use arch::syndrome::HVC;
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use hyp_abi::context::{ExitCode, VcpuContext};
@@ -162,12 +163,17 @@ hardened_vectors!(
     "mcr p15, 0, r0, c7, c5, 0"
 );
 
-/// HVC from the host, for which nothing is trapped: a call.
+/// HVC from the host: a call. Or, between short exits, a trap that is meant for a guest: the deferred state goes, and the kernel's
+/// instruction runs again without it. Nothing that the module does then traps; an Oops might.
 #[unsafe(naked)]
 unsafe extern "C" fn call() -> ! {
     naked_asm!(
         ".arch_extension virt",
         "push {{lr}}",                 // LR_usr
+        read!("lr", hsr),
+        "lsr lr, lr, #26",
+        "cmp lr, #{hvc}",
+        "bne 4f",
         read!("r12", "lr", vttbr),     // VMID in bits [55:48]
         "tst lr, #0x00ff0000",
         "bne 3f",
@@ -202,6 +208,12 @@ unsafe extern "C" fn call() -> ! {
         // A guest under the host's vectors: cannot be. It is a failure of Hyp mode's own.
         "3: pop {{lr}}",
         "b {undefined}",
+        "4: push {{r0-r3, r12}}", // with LR 24 bytes: the stack stays aligned
+        "bl {leave_guest}",
+        "pop {{r0-r3, r12, lr}}",
+        "eret",
+        hvc = const HVC,
+        leave_guest = sym deferred::leave_guest,
         calls = const CALLS,
         return_to_host = sym return_to_host,
         bad_call = const BAD_CALL,

@@ -38,10 +38,11 @@ fn set_fpexc(value: u32) {
 /// meets. Not for a guest without floating point.
 #[inline(always)]
 pub fn arm(here: &mut PerCpu, context: &VcpuContext) {
-    here.vfp_armed = context.control.vfp;
-    if here.vfp_armed != 0 {
+    if context.control.vfp != 0 {
         let fpexc = fpexc();
         here.host.fpexc = fpexc;
+        // From here on the panic vector puts it back.
+        here.vfp_armed = 1;
         if fpexc & Fpexc::EN.bits() == 0 {
             set_fpexc(fpexc | Fpexc::EN.bits());
         }

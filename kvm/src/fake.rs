@@ -72,6 +72,7 @@ struct Inner {
     signal_pending: AtomicBool,
     yields: AtomicUsize,
     leaves: AtomicUsize,
+    leave_fails: AtomicBool,
     timer_held: AtomicBool,
     cpu_interface: StdMutex<CpuInterface>,
     vmid_check: VmidCheck,
@@ -124,6 +125,7 @@ impl Host {
             signal_pending: AtomicBool::new(false),
             yields: AtomicUsize::new(0),
             leaves: AtomicUsize::new(0),
+            leave_fails: AtomicBool::new(false),
             timer_held: AtomicBool::new(false),
             cpu_interface: StdMutex::default(),
             vmid_check: VmidCheck::new(),
@@ -213,6 +215,11 @@ impl Host {
     /// How many short exits had to be made long.
     pub fn leaves(&self) -> usize {
         self.0.leaves.load(Ordering::SeqCst)
+    }
+
+    /// From now on Hyp mode fails where it makes a short exit long.
+    pub fn fail_to_leave(&self) {
+        self.0.leave_fails.store(true, Ordering::SeqCst);
     }
 
     /// How often `yield_cpu` was called.
@@ -548,10 +555,11 @@ impl host::Host for Host {
         true
     }
 
-    fn leave_guest(&self, context: &mut ContextPage) {
+    fn leave_guest(&self, context: &mut ContextPage) -> bool {
         assert!(INTERRUPTS_OFF.get() && deferred::any());
         self.0.leaves.fetch_add(1, Ordering::SeqCst);
         deferred::give_back(context);
+        !self.0.leave_fails.load(Ordering::SeqCst)
     }
 
     fn flush_vmid(&self, vttbr: u64) {

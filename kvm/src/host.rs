@@ -219,8 +219,9 @@ pub trait Host: Cpus + Clone {
     fn resume_guest(&self, context: &mut Self::ContextPage) -> ExitCode;
     /// Whether Hyp mode is to answer by itself what it can. Asked before each entry.
     fn hyp_may_answer(&self) -> bool;
-    /// After [`ExitCode::ShortTrap`], stores the rest of the vCPU's state. Interrupts are still off.
-    fn leave_guest(&self, context: &mut Self::ContextPage);
+    /// After [`ExitCode::ShortTrap`], stores the rest of the vCPU's state. Interrupts are still off. False: Hyp mode took an exception, and
+    /// that state is lost ([`ExitCode::HypPanic`]).
+    fn leave_guest(&self, context: &mut Self::ContextPage) -> bool;
     /// Drops the TLB entries of a VMID on every CPU; [`Cpus::complete_flush`] is owed. Never sleeps.
     fn flush_vmid(&self, vttbr: u64);
     /// Drops the TLB entries of a VMID on this CPU.

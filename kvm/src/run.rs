@@ -174,7 +174,7 @@ impl<H: Host> Run<'_, H> {
             // other interrupts, they end the next stay before the first instruction.
             let timer_came = self.state.timer_lines[0] && !was_asserted;
             let aborted = self.state.context.exit.async_abort != 0;
-            if code != ExitCode::Interrupt || !timer_came || aborted {
+            if code != ExitCode::Interrupt || !timer_came || aborted || !kicks.is_empty() {
                 break code;
             }
         };
@@ -191,17 +191,17 @@ impl<H: Host> Run<'_, H> {
         while code == ExitCode::ShortTrap {
             code = match self.answer_at_once() {
                 AtOnce::Answered => self.hypervisor.host.resume_guest(&mut self.state.context),
-                AtOnce::AnsweredAndWakes(kicks) => {
-                    self.hypervisor.host.leave_guest(&mut self.state.context);
-                    return (ExitCode::Again, kicks);
-                }
-                AtOnce::NotAnswered => {
-                    self.hypervisor.host.leave_guest(&mut self.state.context);
-                    return (ExitCode::Trap, Kicks::NONE);
-                }
+                AtOnce::AnsweredAndWakes(kicks) => return (self.leave_guest(ExitCode::Again), kicks),
+                AtOnce::NotAnswered => return (self.leave_guest(ExitCode::Trap), Kicks::NONE),
             };
         }
         (code, Kicks::NONE)
+    }
+
+    /// Makes a short exit a long one: `code`, unless Hyp mode fails at it.
+    fn leave_guest(&mut self, code: ExitCode) -> ExitCode {
+        let left = self.hypervisor.host.leave_guest(&mut self.state.context);
+        if left { code } else { ExitCode::HypPanic }
     }
 
     /// Does what the exit asks for. Interrupts are on.

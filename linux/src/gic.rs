@@ -3,7 +3,7 @@
 //! sees as its CPU interface.
 //!
 //! GICH is per CPU at one address. It is written from the kernel, with interrupts off, just before a guest is entered and read
-//! just after: the registers act only while the guest runs (HCR.IMO), and GICH_HCR is off whenever the host does.
+//! just after: the registers act only while the guest runs (HCR.IMO). GICH_HCR is off whenever the host has interrupts on.
 
 use crate::errno::{Errno, Result};
 use crate::ffi;

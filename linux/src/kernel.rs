@@ -16,7 +16,7 @@ use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use hyp_abi::context::{ExitCode, VcpuContext};
+use hyp_abi::context::{ExitCode, HYP_PANIC, VcpuContext};
 use hyp_abi::image::{Call, Provocation};
 use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::vgic::CpuInterface;
@@ -124,7 +124,7 @@ impl ContextPage {
 impl Deref for ContextPage {
     type Target = VcpuContext;
     fn deref(&self) -> &VcpuContext {
-        // SAFETY: an owned, zeroed page; any bits are a VcpuContext. Hyp mode writes it only inside `enter_guest`, which borrows it
+        // SAFETY: an owned, zeroed page; any bits are a VcpuContext. Hyp mode writes it only inside `enter_guest`, `resume_guest` and `leave_guest`, each of which borrows it
         // mutably.
         unsafe { &*self.0.as_ptr().cast() }
     }
@@ -279,9 +279,9 @@ impl Host for Kernel {
         HYP_ANSWERS.load(Ordering::Relaxed) != 0
     }
 
-    fn leave_guest(&self, _: &mut ContextPage) {
+    fn leave_guest(&self, _: &mut ContextPage) -> bool {
         // Hyp mode remembers whose state it holds. It cannot have been given back since: that takes interrupts.
-        hyp_mode::call(Call::LeaveGuest, 0, 0, 0);
+        hyp_mode::call(Call::LeaveGuest, 0, 0, 0) != Some(HYP_PANIC)
     }
 
     fn flush_vmid(&self, vttbr: u64) {

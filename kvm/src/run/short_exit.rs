@@ -108,10 +108,10 @@ impl<H: Host> Run<'_, H> {
         let Some((rt, write)) = syndrome::word_access(hsr) else { return AtOnce::NotAnswered };
         let offset = context.exit.far & (PAGE_SIZE as u32 - 1);
         let register = guest_registers::supervisor(context, rt);
-        // While the virtual timer's line counts as high the timer itself has to be looked at.
+        // While the virtual timer's line counts as high the timer itself has to be looked at, and wherever pending is read.
         if self.state.answers_as_of != Some(self.vm.generation())
             || self.state.timer_lines[0]
-            || Vgic::<H::Array<Interrupt>>::needs_others_out(offset)
+            || Vgic::<H::Array<Interrupt>>::shows_more(offset)
         {
             return AtOnce::NotAnswered;
         }

@@ -235,3 +235,14 @@ fn an_abort_that_comes_with_the_timer_is_not_lost() {
     );
     assert!(crate::inject::async_abort_is_pending(&machine.states[0].context));
 }
+
+#[test]
+fn a_vcpu_whose_state_is_lost_on_the_way_out_does_not_run_again() {
+    let mut machine = Machine::new(1);
+    machine.host.fail_to_leave();
+    machine.script([at(0, |context| hvc(context, [id::AFFINITY_INFO, 0, 0, 0]))]);
+    assert!(matches!(machine.run(0), Return::Exit(uapi::run::Exit::InternalError { .. })));
+    machine.script([]);
+    assert!(matches!(machine.run(0), Return::Exit(uapi::run::Exit::InternalError { .. })));
+    assert_eq!(machine.entries(), 1);
+}

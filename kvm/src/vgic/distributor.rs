@@ -182,6 +182,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         (gicd::ISPENDR..gicd::IPRIORITYR).contains(&offset) && offset % 0x80 >= PRIVATE_IRQS as u32 / 8
     }
 
+    /// Whether a register's value depends on more than the distributor: on other vCPUs ([`Self::needs_others_out`]), or on lines that
+    /// are sampled before they are looked at (GICD_ISPENDR, GICD_ICPENDR).
+    pub fn shows_more(offset: u32) -> bool {
+        (gicd::ISPENDR..gicd::ISACTIVER).contains(&offset) || Self::needs_others_out(offset)
+    }
+
     /// A vCPU's read of `len` bytes at `offset` of the distributor. The value stands in the lower bits.
     pub fn dist_read(&self, vcpu: usize, offset: u32, len: u32) -> u32 {
         let Some(block) = Block::reached(offset, len) else { return 0 };
