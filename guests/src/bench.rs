@@ -15,7 +15,7 @@
 
 use core::cell::UnsafeCell;
 
-use crate::{gic, println, psci, sysreg, timer};
+use crate::{exceptions, gic, println, psci, sysreg, timer};
 
 /// How often each length runs.
 pub const TIMES: usize = 8;
@@ -114,6 +114,46 @@ impl Second {
         // SAFETY: the word is alive, and read as the second vCPU writes it: whole.
         while unsafe { self.0.get().cast::<u32>().add(1).read_volatile() } == 0 {}
     }
+}
+
+/// A program of one benchmark between two vCPUs: starts vCPU 1 at `other`, measures `run` on vCPU 0 as [`Bench::measure`] does, and
+/// ends the machine.
+pub fn between_two(
+    second: &Second,
+    other: unsafe extern "C" fn() -> !,
+    key: &'static str,
+    own: u32,
+    length: u32,
+    run: impl FnMut(u32) -> Went,
+) -> ! {
+    exceptions::watch("bench");
+    gic::enable();
+    settle();
+    second.start(other);
+    let mut bench = Bench::<{ 2 * TIMES }>::new();
+    bench.measure(key, own, length, run);
+    bench.end()
+}
+
+/// Vectors for a loop that is interrupted: only IRQ is expected, and what follows is its handler. Any other exception stops here, and
+/// its time limit ends the guest.
+#[macro_export]
+macro_rules! irq_vectors {
+    ($name:ident, $($instruction:literal),+ $(,)?) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                ".balign 32",
+                ".rept 6",
+                "b .",
+                ".endr",
+                "b 2f",
+                "b .",
+                "2:",
+                $($instruction),+
+            )
+        }
+    };
 }
 
 /// Waits for half a second, so that the host can put the vCPUs where they are to run. For use before the second is started: a

@@ -11,7 +11,7 @@
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 
 use guests::bench::{Bench, Went};
 use guests::{exceptions, gic, sysreg, timer, uart};
@@ -204,24 +204,15 @@ fn timer_interrupts(count: u32) -> Went {
     Went { own: turns * 3, misses: 0 }
 }
 
-/// Vectors for [`timer_interrupts`]: only IRQ is expected. Any other exception stops here, and its time limit ends the guest.
-#[unsafe(naked)]
-unsafe extern "C" fn timer_vectors() {
-    naked_asm!(
-        ".balign 32",
-        ".rept 6",
-        "b .",
-        ".endr",
-        "b 2f",
-        "b .",
-        "2:",
-        "ldr r1, [r3, #0xc]",         // GICC_IAR
-        "mcr p15, 0, r2, c14, c3, 0", // CNTV_TVAL: the next one; the line goes down
-        "sub r0, r0, #1",
-        "str r1, [r3, #0x10]", // GICC_EOIR
-        "subs pc, lr, #4",
-    )
-}
+// For [`timer_interrupts`].
+guests::irq_vectors!(
+    timer_vectors,
+    "ldr r1, [r3, #0xc]",         // GICC_IAR
+    "mcr p15, 0, r2, c14, c3, 0", // CNTV_TVAL: the next one; the line goes down
+    "sub r0, r0, #1",
+    "str r1, [r3, #0x10]", // GICC_EOIR
+    "subs pc, lr, #4",
+);
 
 /// Waits `count` times for the virtual timer, `ticks` ahead.
 fn wait(count: u32, ticks: u32) -> Went {

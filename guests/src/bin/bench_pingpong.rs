@@ -8,8 +8,8 @@
 
 use core::arch::{asm, naked_asm};
 
-use guests::bench::{self, Bench, Second, Went};
-use guests::{exceptions, gic};
+use guests::bench::{self, Second, Went};
+use guests::gic;
 
 const TURNS: u32 = 20;
 
@@ -17,13 +17,7 @@ static SECOND: Second = Second::new();
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main() -> ! {
-    exceptions::watch("bench");
-    gic::enable();
-    bench::settle();
-    SECOND.start(other);
-    let mut bench = Bench::<64>::new();
-    bench.measure("pingpong", 14, TURNS, play);
-    bench.end()
+    bench::between_two(&SECOND, other, "pingpong", 14, TURNS, play)
 }
 
 /// Sends an SGI and waits for the answer, `count` times.

@@ -8,8 +8,8 @@
 
 use core::arch::{asm, naked_asm};
 
-use guests::bench::{self, Bench, Second, Went};
-use guests::{exceptions, gic};
+use guests::bench::{self, Second, Went};
+use guests::gic;
 
 const TURNS: u32 = 50;
 
@@ -18,13 +18,7 @@ static SECOND: Second = Second::new();
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main() -> ! {
-    exceptions::watch("bench");
-    gic::enable();
-    bench::settle();
-    SECOND.start(receiver);
-    let mut bench = Bench::<64>::new();
-    bench.measure("sgi", 16, TURNS, send);
-    bench.end()
+    bench::between_two(&SECOND, receiver, "sgi", 16, TURNS, send)
 }
 
 /// Sends `count` SGIs to the other vCPU, one after the other.
@@ -78,21 +72,12 @@ unsafe extern "C" fn receiver() -> ! {
     )
 }
 
-/// The receiver's vectors: only IRQ is expected.
-#[unsafe(naked)]
-unsafe extern "C" fn vectors() {
-    naked_asm!(
-        ".balign 32",
-        ".rept 6",
-        "b .",
-        ".endr",
-        "b 2f",
-        "b .",
-        "2:",
-        "ldr r5, [r2, #0xc]", // GICC_IAR
-        "add r4, r4, #1",
-        "str r5, [r2, #0x10]", // GICC_EOIR
-        "str r4, [r0]",
-        "subs pc, lr, #4",
-    )
-}
+// The receiver's.
+guests::irq_vectors!(
+    vectors,
+    "ldr r5, [r2, #0xc]", // GICC_IAR
+    "add r4, r4, #1",
+    "str r5, [r2, #0x10]", // GICC_EOIR
+    "str r4, [r0]",
+    "subs pc, lr, #4",
+);
