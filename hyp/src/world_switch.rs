@@ -13,8 +13,8 @@
 //!    tables are still in place, and before an asynchronous abort of the guest's making is let in.
 //!
 //! A short exit is one that the module can probably answer with interrupts off, in the time that moving the deferred state
-//! would take: a hypercall, a trapped register, the distributor, from Supervisor mode, whose registers are essential. Deferred state then stays the guest's, and the next call either
-//! enters the same guest again or ends its stay.
+//! would take: a hypercall, a trapped register, the distributor, from Supervisor mode, whose registers are essential. Deferred
+//! state then stays the guest's, and the next call either enters the same guest again or ends its stay.
 
 use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::{hcr, hsr};

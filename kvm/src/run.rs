@@ -18,7 +18,7 @@ mod short_exit;
 use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::Access;
-use crate::host::{Host, Unresolved, Waiter, Wake};
+use crate::host::{Host, Masks, Unresolved, Waiter, Wake};
 use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
 use crate::vcpu::{Power, Vcpu, VcpuState};
@@ -149,13 +149,11 @@ impl<H: Host> Run<'_, H> {
         let may_enter = current && !host.must_stop() && self.vcpu.runs();
         let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
         let Some(vttbr) = vttbr else {
-            self.vcpu.set_in_guest(false);
-            host.interrupts_on(masks);
+            self.come_back(masks);
             return None;
         };
         if !host.may_enter(self.vm.memory.vmid(), vttbr) {
-            self.vcpu.set_in_guest(false);
-            host.interrupts_on(masks);
+            self.come_back(masks);
             return Some(ExitCode::SharedVmid);
         }
         self.state.context.control.vttbr = vttbr.bits();
@@ -178,10 +176,16 @@ impl<H: Host> Run<'_, H> {
                 break code;
             }
         };
-        self.vcpu.set_in_guest(false);
-        self.hypervisor.host.interrupts_on(masks);
+        self.come_back(masks);
         self.vm.kick(kicks);
         Some(code)
+    }
+
+    /// Ends what [`Self::stay`] began: nobody need interrupt this CPU for the vCPU's sake, and interrupts are on.
+    #[inline(always)]
+    fn come_back(&self, masks: Masks) {
+        self.vcpu.set_in_guest(false);
+        self.hypervisor.host.interrupts_on(masks);
     }
 
     /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Why it did, and who is to be

@@ -4,9 +4,9 @@
 //! After [`ExitCode::ShortTrap`](hyp_abi::context::ExitCode::ShortTrap) the guest's interrupts, timers and a part of its registers
 //! are still in the hardware. What can be answered from the rest is answered here, without sleep and without timers: the physical
 //! timer is not the kernel's meanwhile, and to touch it would trap for ever. So nobody is woken here, for the scheduler may set a
-//! timer then; other vCPUs that are in their guests can be interrupted. The
-//! guest goes on: nothing is stored, nothing is loaded again. Whatever else the run loop looks at before it enters a
-//! guest need not be looked at: what changes meanwhile announces itself by an interrupt, which waits at the CPU.
+//! timer then; other vCPUs that are in their guests can be interrupted. The guest goes on: nothing is stored, nothing is loaded
+//! again. Whatever else the run loop looks at before it enters a guest need not be looked at: what changes meanwhile announces
+//! itself by an interrupt, which waits at the CPU.
 //!
 //! The guest is in Supervisor mode. Of its context the registers of that mode, of Abort and Undefined mode, and CP15 up to TTBCR are
 //! valid; the banks of other modes, the virtual timer, and CNTKCTL are not.
