@@ -12,6 +12,7 @@ mod aborts;
 mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod cpu;
+mod dirty_log;
 mod irqchip;
 mod lifetimes;
 mod live_memory;
@@ -64,6 +65,7 @@ const TOPICS: &[Topic] = &[
     ("system", system::CASES),
     ("vm", vm::CASES),
     ("memory", memory::CASES),
+    ("dirty log", dirty_log::CASES),
     ("vcpu", vcpu::CASES),
     ("registers", registers::CASES),
     ("residency", residency::CASES),

@@ -14,7 +14,10 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork};
-use uapi::{DeviceAttr, Exit, ExitWords, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion, argument_size};
+use uapi::{
+    ClearDirtyLog, DeviceAttr, DirtyLog, Exit, ExitWords, MMIO_DATA_OFFSET, OneReg, Run, UserspaceMemoryRegion,
+    argument_size,
+};
 
 use crate::cpu::{self, Registers};
 use crate::verdict::{Outcome, Verdict};
@@ -42,6 +45,8 @@ unsafe impl NoAddress for uapi::CreateDevice {}
 unsafe impl NoAddress for uapi::DeviceAddr {}
 // SAFETY: a number.
 unsafe impl NoAddress for uapi::MpState {}
+// SAFETY: numbers, of which none is an address for any capability there is.
+unsafe impl NoAddress for uapi::EnableCap {}
 
 /// An address where this process has nothing.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +139,43 @@ impl Fd {
         // A guest that runs uses memory only of `memory_map::Memory`, all of whose accesses here are atomic; a region that names
         // anything else is there to be refused, and no guest runs afterwards.
         self.ioctl(uapi::KVM_SET_USER_MEMORY_REGION, std::ptr::from_ref(region) as usize)
+    }
+
+    /// KVM_GET_DIRTY_LOG of a slot of `pages` pages: the numbers of those that are in it. Fails the case if the kernel writes beyond the
+    /// bitmap's last word.
+    pub fn dirty_log(&self, slot: u32, pages: usize) -> Result<Vec<usize>, Errno> {
+        // Of any slot that the caller may name, no bitmap is longer.
+        let mut bitmap = vec![u32::MAX; 1 << 16];
+        let request = DirtyLog { slot, padding1: 0, dirty_bitmap: bitmap.as_mut_ptr() as usize as u64 };
+        self.ioctl(uapi::KVM_GET_DIRTY_LOG, std::ptr::from_ref(&request) as usize)?;
+        let words = pages.div_ceil(32);
+        assert!(bitmap[words..].iter().all(|word| *word == u32::MAX), "more than {words} words were written");
+        Ok((0..words * 32).filter(|page| bitmap[page / 32] >> (page % 32) & 1 != 0).collect())
+    }
+
+    /// KVM_CLEAR_DIRTY_LOG of `pages` pages from `first` on, with the bits of those that are in `named` (all others are ignored).
+    pub fn clear_dirty_log(&self, slot: u32, first: u64, pages: u32, named: &[usize]) -> Answer {
+        let mut bitmap = vec![0u32; 1 << 16];
+        for page in named {
+            let bit = (*page as u64).checked_sub(first).filter(|bit| *bit < pages.into());
+            if let Some(bit) = bit {
+                bitmap[bit as usize / 32] |= 1 << (bit % 32);
+            }
+        }
+        let dirty_bitmap = bitmap.as_ptr() as usize as u64;
+        let mut request = ClearDirtyLog { slot, num_pages: pages, first_page: first, dirty_bitmap };
+        self.ioctl(uapi::KVM_CLEAR_DIRTY_LOG, std::ptr::from_mut(&mut request) as usize)
+    }
+
+    /// Both calls with their bitmap nowhere.
+    pub fn dirty_log_nowhere(&self, slot: u32, pages: u32, at: Nowhere) -> [Answer; 2] {
+        let dirty_bitmap = at.address() as u64;
+        let get = DirtyLog { slot, padding1: 0, dirty_bitmap };
+        let mut clear = ClearDirtyLog { slot, num_pages: pages, first_page: 0, dirty_bitmap };
+        [
+            self.ioctl(uapi::KVM_GET_DIRTY_LOG, std::ptr::from_ref(&get) as usize),
+            self.ioctl(uapi::KVM_CLEAR_DIRTY_LOG, std::ptr::from_mut(&mut clear) as usize),
+        ]
     }
 
     /// Reads a register; of 32-bit registers the value's upper half is 0.

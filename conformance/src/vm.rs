@@ -50,6 +50,9 @@ fn bad_pointers() -> Verdict {
     for at in Nowhere::ALL {
         let calls = [
             KVM_SET_USER_MEMORY_REGION,
+            KVM_ENABLE_CAP,
+            KVM_GET_DIRTY_LOG,
+            KVM_CLEAR_DIRTY_LOG,
             KVM_IRQ_LINE,
             KVM_CREATE_DEVICE,
             KVM_ARM_SET_DEVICE_ADDR,

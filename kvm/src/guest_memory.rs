@@ -12,11 +12,17 @@
 //! and is not executable until the guest tries to: then instruction caches are invalidated once, since they may hold what
 //! the memory contained before. A page that could be written is mapped so at once, unless writes are to be noted.
 //!
-//! Two locks: `changes` lets one slot change happen at a time and may be held over sleep; `state` is the spin lock under
-//! which tables and slots are looked at and changed. Ranges are worked on in bounded pieces, `state` taken anew for each,
+//! Two locks: `changes` keeps the slots as they are but for one change at a time and may be held over sleep; `state` is the spin lock
+//! under which tables and slots are looked at and changed. Ranges are worked on in bounded pieces, `state` taken anew for each,
 //! the TLBs flushed before it is let go and the flush completed after.
 //!
+//! What the guest wrote, and how the process hears of it: `dirty_log`.
+//!
 //! Source: ARM DDI 0406C.d, B2.2 (caches, point of coherency), B3.10.1 (TLB maintenance).
+
+mod dirty_log;
+
+pub use dirty_log::LogError;
 
 use crate::host::{Host, Lock, OutOfMemory, Resolved, Unresolved};
 use crate::memslots::{Change, Memslots, Region, SLOTS, SlotError, View};
@@ -60,6 +66,12 @@ pub enum FaultOutcome {
     Mmio,
 }
 
+/// What `changes` covers besides the slots' existence.
+struct Settings {
+    /// Reading a dirty log does not clear it.
+    manual_clear: bool,
+}
+
 struct State<H: Host> {
     slots: Memslots<H>,
     stage2: Stage2<H>,
@@ -75,7 +87,7 @@ pub struct GuestMemory<H: Host> {
     user_end: HostVirt,
     base: HostPhys,
     vmid: VmidSlot,
-    changes: H::Mutex<()>,
+    changes: H::Mutex<Settings>,
     state: H::Spin<State<H>>,
     /// Counts changes of slots, each when it is done.
     slots_changed: AtomicU32,
@@ -92,7 +104,7 @@ impl<H: Host> GuestMemory<H> {
             user_end,
             base,
             vmid: VmidSlot::new(),
-            changes: Lock::new(()),
+            changes: Lock::new(Settings { manual_clear: false }),
             state: Lock::new(state),
             slots_changed: AtomicU32::new(0),
         })
@@ -117,7 +129,7 @@ impl<H: Host> GuestMemory<H> {
             return Ok(change);
         }
         let bitmap = match plan.bitmap_words() {
-            Some(words) => Some(self.host.array(words, |_| AtomicU32::new(0)).map_err(|_| SlotError::OutOfMemory)?),
+            Some(words) => Some(self.host.array(words, |_| 0).map_err(|_| SlotError::OutOfMemory)?),
             None => None,
         };
         let old = {
@@ -128,7 +140,7 @@ impl<H: Host> GuestMemory<H> {
         if let Some(range) = old {
             self.in_pieces(range, Stage2::unmap);
         }
-        let protect = plan.write_protect();
+        let (protect, join) = (plan.write_protect(), plan.join());
         let useless_bitmap = {
             let mut state = self.state.lock();
             // A fault that looked at the slot before must not map by what it saw.
@@ -139,6 +151,9 @@ impl<H: Host> GuestMemory<H> {
         self.slots_changed.fetch_add(1, Ordering::Release);
         if let Some(range) = protect {
             self.in_pieces(range, Stage2::write_protect);
+        }
+        if let Some(range) = join {
+            self.in_pieces(range, Stage2::unmap_split_blocks);
         }
         Ok(change)
     }

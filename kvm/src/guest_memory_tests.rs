@@ -11,19 +11,19 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 const USER_END: HostVirt = HostVirt::new(0xbf00_0000);
-const RAM: u64 = 0x4000_0000;
-const HVA: u32 = 0x1000_0000;
-const PHYS: u64 = 0x8000_0000;
-const BLOCK: u64 = 2 << 20;
+pub(super) const RAM: u64 = 0x4000_0000;
+pub(super) const HVA: u32 = 0x1000_0000;
+pub(super) const PHYS: u64 = 0x8000_0000;
+pub(super) const BLOCK: u64 = 2 << 20;
 
-struct Vm {
-    host: fake::Host,
-    memory: Arc<GuestMemory<fake::Host>>,
-    cache: TableCache<fake::Host>,
+pub(super) struct Vm {
+    pub(super) host: fake::Host,
+    pub(super) memory: Arc<GuestMemory<fake::Host>>,
+    pub(super) cache: TableCache<fake::Host>,
 }
 
 impl Vm {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let host = fake::Host::new();
         let memory = Arc::new(GuestMemory::new(host.clone(), USER_END).unwrap());
         Vmids::new(host.clone()).assign(memory.vmid());
@@ -31,7 +31,7 @@ impl Vm {
     }
 
     /// With 8 MiB of RAM in slot 0, whose first 16 pages the process has.
-    fn with_ram(flags: u32) -> Self {
+    pub(super) fn with_ram(flags: u32) -> Self {
         let vm = Self::new();
         assert_eq!(vm.memory.set_region(&ram(flags)), Ok(Change::Create));
         for page in 0..16 {
@@ -40,50 +40,50 @@ impl Vm {
         vm
     }
 
-    fn give(&self, page: u32, writable: bool) {
+    pub(super) fn give(&self, page: u32, writable: bool) {
         self.host.set_page(hva(page), Ok(resolved(page, writable)));
     }
 
-    fn fault(&mut self, page: u32, access: Access) -> Result<FaultOutcome, Unresolved> {
+    pub(super) fn fault(&mut self, page: u32, access: Access) -> Result<FaultOutcome, Unresolved> {
         self.memory.fault(ipa(page), access, &mut self.cache)
     }
 
-    fn access(&self, page: u32) -> Option<Stage2Access> {
+    pub(super) fn access(&self, page: u32) -> Option<Stage2Access> {
         self.memory.state.lock().stage2.lookup(ipa(page)).map(|found| found.mapping.access)
     }
 
-    fn leaves(&self) -> Vec<Found> {
+    pub(super) fn leaves(&self) -> Vec<Found> {
         let state = self.memory.state.lock();
         let mut range = IpaRange::ALL;
         core::iter::from_fn(|| state.stage2.next_leaf(&mut range)).collect()
     }
 
-    fn flushed(&self) -> bool {
+    pub(super) fn flushed(&self) -> bool {
         self.host.take_events().iter().any(|event| matches!(event, Event::FlushVmid(_)))
     }
 }
 
-fn ram(flags: u32) -> Region {
+pub(super) fn ram(flags: u32) -> Region {
     Region { slot: 0, flags, guest_phys_addr: RAM, memory_size: 8 << 20, userspace_addr: HVA.into() }
 }
 
-fn ipa(page: u32) -> Ipa {
+pub(super) fn ipa(page: u32) -> Ipa {
     Ipa::new(RAM + u64::from(page) * 4096)
 }
 
-fn hva(page: u32) -> HostVirt {
+pub(super) fn hva(page: u32) -> HostVirt {
     HostVirt::new(HVA + page * 4096)
 }
 
-fn pages(from: u32, to: u32) -> Range<HostVirt> {
+pub(super) fn pages(from: u32, to: u32) -> Range<HostVirt> {
     hva(from)..hva(to)
 }
 
-fn resolved(page: u32, writable: bool) -> Resolved {
+pub(super) fn resolved(page: u32, writable: bool) -> Resolved {
     Resolved { phys: HostPhys::new(PHYS + u64::from(page) * 4096), writable, block: false, device: false }
 }
 
-fn rights(write: bool, execute: bool) -> Option<Stage2Access> {
+pub(super) fn rights(write: bool, execute: bool) -> Option<Stage2Access> {
     Some(Stage2Access { read: true, write, execute })
 }
 

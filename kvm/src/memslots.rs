@@ -14,7 +14,6 @@ use crate::host::{Host, OutOfMemory};
 use crate::stage2::IpaRange;
 use arch::addr::{HostVirt, IPA_BITS, Ipa, PAGE_SIZE};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// How many slots a VM has (KVM_CAP_NR_MEMSLOTS).
 pub const SLOTS: usize = 32;
@@ -70,8 +69,27 @@ pub enum SlotError {
     OutOfMemory,
 }
 
-/// A bit a page: whether the guest wrote to it.
-type DirtyBitmap<H> = <H as Host>::Array<AtomicU32>;
+/// A bit a page: whether the guest wrote to it. Page n is bit n % 32 of word n / 32.
+pub type DirtyBitmap<H> = <H as Host>::Array<u32>;
+
+/// Why a slot's dirty log is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLog {
+    /// No slot can have that number.
+    Number,
+    /// There is no such slot, or its writes are not noted.
+    Off,
+}
+
+/// A slot's dirty log.
+pub struct DirtyLog<'a> {
+    /// The first IPA of the slot.
+    pub ipa: Ipa,
+    /// How many pages it has.
+    pub pages: u64,
+    /// What the guest wrote: see [`DirtyBitmap`].
+    pub bitmap: &'a mut [u32],
+}
 
 /// Where a slot lies, and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +146,12 @@ impl Plan {
     pub fn write_protect(&self) -> Option<IpaRange> {
         let logs = self.change != Change::Delete && self.new.logs();
         logs.then(|| IpaRange::new(self.new.ipa, self.new.bytes))
+    }
+
+    /// The IPAs whose split blocks may be mapped whole again once the slot is installed, since writes are no longer to be noted.
+    pub fn join(&self) -> Option<IpaRange> {
+        let ends = self.change == Change::Flags && !self.new.logs();
+        ends.then(|| IpaRange::new(self.new.ipa, self.new.bytes))
     }
 }
 
@@ -280,13 +304,20 @@ impl<H: Host> Memslots<H> {
     }
 
     /// Notes that the guest may write to the page that `view` is of, if its slot logs.
-    pub fn mark_dirty(&self, view: &View) {
+    pub fn mark_dirty(&mut self, view: &View) {
         let page = view.ipa.get().wrapping_sub(view.shape.ipa.get()) / PAGE;
-        let slot = self.slots.get(view.index).and_then(Option::as_ref);
-        let bitmap = slot.and_then(|slot| slot.dirty.as_ref());
-        if let Some(word) = bitmap.and_then(|bitmap| bitmap.get((page / u64::from(u32::BITS)) as usize)) {
-            word.fetch_or(1 << (page % u64::from(u32::BITS)), Ordering::Relaxed);
+        let slot = self.slots.get_mut(view.index).and_then(Option::as_mut);
+        let bitmap = slot.and_then(|slot| slot.dirty.as_mut());
+        if let Some(word) = bitmap.and_then(|bitmap| bitmap.get_mut((page / u64::from(u32::BITS)) as usize)) {
+            *word |= 1 << (page % u64::from(u32::BITS));
         }
+    }
+
+    /// What the guest wrote in a slot. The number's upper 16 bits name an address space, as in [`Region::slot`].
+    pub fn dirty_log(&mut self, number: u32) -> Result<DirtyLog<'_>, NoLog> {
+        let slot = self.slots.get_mut(number as usize).ok_or(NoLog::Number)?.as_mut().ok_or(NoLog::Off)?;
+        let bitmap = slot.dirty.as_mut().ok_or(NoLog::Off)?;
+        Ok(DirtyLog { ipa: slot.shape.ipa, pages: slot.shape.bytes / PAGE, bitmap })
     }
 
     fn iter(&self) -> impl Iterator<Item = (usize, &Slot<H>)> {

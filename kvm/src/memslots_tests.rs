@@ -5,7 +5,6 @@ use super::*;
 use crate::fake;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::vec::Vec;
 
 type Slots = Memslots<fake::Host>;
 
@@ -19,7 +18,7 @@ fn region(slot: u32, flags: u32, guest_phys_addr: u64, memory_size: u64, userspa
 fn set(slots: &mut Slots, region: Region) -> Result<Change, SlotError> {
     let plan = slots.check(&region, USER_END)?;
     let change = plan.change;
-    let bitmap = plan.bitmap_words().map(|words| (0..words).map(|_| AtomicU32::new(0)).collect());
+    let bitmap = plan.bitmap_words().map(|words| std::vec![0; words]);
     slots.retire(&plan);
     slots.install(plan, bitmap);
     Ok(change)
@@ -96,22 +95,43 @@ fn a_bitmap_lives_while_writes_are_logged() {
     assert_eq!(plan.write_protect(), Some(IpaRange::new(Ipa::new(0x1000), 33 * 4096)));
     drop(plan);
     set(&mut slots, logged).unwrap();
-    let dirty = |slots: &Slots| -> Vec<u32> {
-        let bitmap = slots.slots[0].as_ref().unwrap().dirty.as_ref();
-        bitmap.map_or(Vec::new(), |bitmap| bitmap.iter().map(|word| word.load(Ordering::Relaxed)).collect())
-    };
+    let dirty = |slots: &mut Slots| slots.dirty_log(0).map(|log| (log.ipa.get(), log.pages, log.bitmap.to_vec()));
+    let mark = |slots: &mut Slots, ipa: u64| slots.mark_dirty(&slots.find(Ipa::new(ipa)).unwrap());
     for page in [1, 5, 33] {
-        slots.mark_dirty(&slots.find(Ipa::new(page * 4096)).unwrap());
+        mark(&mut slots, page * 4096);
     }
-    assert_eq!(dirty(&slots), [0b10001, 1]);
+    assert_eq!(dirty(&mut slots), Ok((0x1000, 33, std::vec![0b10001, 1])));
     // It moves with its slot.
     let moved = Region { guest_phys_addr: 0x10_0000, ..logged };
     assert_eq!(slots.check(&moved, USER_END).unwrap().bitmap_words(), None);
     set(&mut slots, moved).unwrap();
-    assert_eq!(dirty(&slots), [0b10001, 1]);
-    set(&mut slots, Region { flags: 0, ..moved }).unwrap();
-    assert!(dirty(&slots).is_empty());
-    slots.mark_dirty(&slots.find(Ipa::new(0x10_0000)).unwrap());
+    assert_eq!(dirty(&mut slots), Ok((0x10_0000, 33, std::vec![0b10001, 1])));
+    let quiet = Region { flags: 0, ..moved };
+    assert_eq!(slots.check(&quiet, USER_END).unwrap().join(), Some(IpaRange::new(Ipa::new(0x10_0000), 33 * 4096)));
+    set(&mut slots, quiet).unwrap();
+    mark(&mut slots, 0x10_0000);
+    // It is gone with what it said; a new one is empty.
+    assert_eq!(dirty(&mut slots), Err(NoLog::Off));
+    set(&mut slots, moved).unwrap();
+    assert_eq!(dirty(&mut slots), Ok((0x10_0000, 33, std::vec![0, 0])));
+}
+
+#[test]
+fn there_is_no_log_of_what_is_no_slot_or_is_not_logged() {
+    let mut slots = Slots::new(&fake::Host::new()).unwrap();
+    set(&mut slots, region(1, LOG_DIRTY_PAGES, 0, 4096, 0x1000_0000)).unwrap();
+    set(&mut slots, region(2, READONLY, 0x10_0000, 4096, 0x1000_0000)).unwrap();
+    for (number, answer) in [
+        (0, Err(NoLog::Off)),
+        (1, Ok(1)),
+        (2, Err(NoLog::Off)),
+        (31, Err(NoLog::Off)),
+        (32, Err(NoLog::Number)),
+        (1 << 16 | 1, Err(NoLog::Number)),
+        (u32::MAX, Err(NoLog::Number)),
+    ] {
+        assert_eq!(slots.dirty_log(number).map(|log| log.pages), answer, "slot {number:#x}");
+    }
 }
 
 #[test]

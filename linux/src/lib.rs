@@ -7,7 +7,9 @@
 #![no_std]
 
 mod cache;
+mod capability;
 mod device;
+mod dirty_log;
 mod errno;
 mod ffi;
 mod gic;

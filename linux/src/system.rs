@@ -46,7 +46,9 @@ pub fn check_extension(capability: usize) -> i32 {
         | KVM_CAP_ARM_SET_DEVICE_ADDR
         | KVM_CAP_DEVICE_CTRL
         | KVM_CAP_ARM_PSCI_0_2
+        | KVM_CAP_ENABLE_CAP_VM
         | KVM_CAP_CHECK_EXTENSION_VM
+        | KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
         | KVM_CAP_IMMEDIATE_EXIT => 1,
         KVM_CAP_NR_VCPUS => ffi::ws_online_cpus() as i32,
         KVM_CAP_MAX_VCPUS => Vm::<Kernel>::MAX_VCPUS as i32,

@@ -31,6 +31,9 @@ plain!(
     uapi::device::DeviceAddr,
     uapi::irq::IrqLevel,
     uapi::vcpu::SignalMask,
+    uapi::memory::DirtyLog,
+    uapi::memory::ClearDirtyLog,
+    uapi::caps::EnableCap,
 );
 // SAFETY: an array of plain values.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
@@ -68,6 +71,20 @@ impl UserAddress {
     pub fn write<T: Plain>(self, value: &T) -> Result<()> {
         // SAFETY: a T without padding; the kernel checks the destination.
         Errno::check(unsafe { ffi::ws_copy_to_user(self.0, (&raw const *value).cast(), size_of::<T>()) })?;
+        Ok(())
+    }
+
+    /// Reads as many values as there is room for. EFAULT.
+    pub fn read_all<T: Plain>(self, values: &mut [T]) -> Result<()> {
+        // SAFETY: room for so many bytes, any of which are a T; the kernel checks the source.
+        Errno::check(unsafe { ffi::ws_copy_from_user(values.as_mut_ptr().cast(), self.0, size_of_val(values)) })?;
+        Ok(())
+    }
+
+    /// Writes values, one after the other. EFAULT.
+    pub fn write_all<T: Plain>(self, values: &[T]) -> Result<()> {
+        // SAFETY: values without padding; the kernel checks the destination.
+        Errno::check(unsafe { ffi::ws_copy_to_user(self.0, values.as_ptr().cast(), size_of_val(values)) })?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::heap::Shared;
 use crate::kernel::Kernel;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
-use crate::{device, vcpu};
+use crate::{capability, device, dirty_log, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::core_id::{Core, Midr};
 use core::ffi::c_void;
@@ -213,6 +213,9 @@ fn ioctl(object: &Shared<VmObject>, command: u32, argument: usize) -> Result<i32
         KVM_ARM_SET_DEVICE_ADDR => set_device_address(vm, at),
         KVM_ARM_PREFERRED_TARGET => preferred_target(at),
         KVM_CHECK_EXTENSION => Ok(system::check_extension(argument)),
+        KVM_ENABLE_CAP => capability::enable(vm, at),
+        KVM_GET_DIRTY_LOG => dirty_log::get(vm, at),
+        KVM_CLEAR_DIRTY_LOG => dirty_log::clear(vm, at),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -31,8 +31,8 @@ pub struct DirtyLog {
     pub slot: u32,
     /// Unused.
     pub padding1: u32,
-    /// Address of the bitmap, one bit a page, rounded up to whole 64-bit words. In C a union of a pointer and a `u64`: on 32-bit
-    /// Arm the pointer is the low half and the kernel ignores the rest.
+    /// Address of the bitmap, one bit a page, rounded up to whole words of 32 bits, which is what a `long` is. In C a union of a
+    /// pointer and a `u64`: on 32-bit Arm the pointer is the low half and the kernel ignores the rest.
     pub dirty_bitmap: u64,
 }
 layout!(DirtyLog, 16, padding1 @ 4, dirty_bitmap @ 8);

@@ -9,7 +9,7 @@
 use super::{Entry, Flush, Found, Stage2};
 use crate::host::{Host, TablePhys};
 use arch::addr::{HostPhys, IPA_BITS, Ipa, PAGE_SIZE};
-use arch::long_descriptor::{Decoded, ENTRIES, Level, Stage2Access, Stage2Descriptor};
+use arch::long_descriptor::{Decoded, ENTRIES, Level, Stage2Access, Stage2Descriptor, Stage2Memory};
 use core::sync::atomic::Ordering;
 
 /// How many entries of levels 1 and 2 a call looks at. Each may lead to 512 pages.
@@ -47,6 +47,11 @@ impl IpaRange {
     /// How many bytes were done since it was `before`.
     pub const fn done_since(self, before: Self) -> u64 {
         self.start.saturating_sub(before.start)
+    }
+
+    /// Whether it begins with all of what one entry of `level` covers.
+    const fn holds_first(self, level: Level) -> bool {
+        self.start & (level.size() - 1) == 0 && self.end.saturating_sub(self.start) >= level.size()
     }
 
     /// Goes on behind what one entry of `level` covers.
@@ -102,8 +107,60 @@ impl<H: Host> Stage2<H> {
         None
     }
 
+    /// Unmaps the pages of the first part of `range` that lie in memory as a 2 MiB block does, table by table: what was a block may
+    /// be one again when the guest touches it next.
+    pub fn unmap_split_blocks(&mut self, range: &mut IpaRange) -> Flush {
+        self.each_second(range, |stage2, second, rest| {
+            let Decoded::Table(third) = second.read().decode(Level::Two) else { return false };
+            if !rest.holds_first(Level::Two) || !stage2.is_split_block(third) {
+                return false;
+            }
+            second.write(&stage2.host, Stage2Descriptor::INVALID);
+            stage2.retire(third);
+            true
+        })
+    }
+
+    /// Whether all pages that a table maps are where they would be if one block mapped them.
+    fn is_split_block(&self, table: HostPhys) -> bool {
+        let table = self.host.table(TablePhys::from_page(table));
+        let mut leaves = (0..ENTRIES).filter_map(|index| {
+            let entry = Entry { table, index, level: Level::Three }.read();
+            match entry.decode(Level::Three) {
+                Decoded::Leaf(phys) => Some((phys.get().wrapping_sub((index * PAGE_SIZE) as u64), entry.memory())),
+                Decoded::Table(_) | Decoded::Invalid | Decoded::Reserved => None,
+            }
+        });
+        let Some((base, memory)) = leaves.next() else { return false };
+        base.is_multiple_of(Level::Two.size())
+            && memory == Some(Stage2Memory::WriteBack)
+            && leaves.all(|leaf| leaf == (base, memory))
+    }
+
     /// Puts `change` of each leaf in its place. It may invalidate a leaf or change its rights, flags and software bits.
     fn change(&mut self, range: &mut IpaRange, mut change: impl FnMut(Stage2Descriptor) -> Stage2Descriptor) -> Flush {
+        self.each_second(range, |stage2, second, rest| match second.read().decode(Level::Two) {
+            Decoded::Leaf(_) => {
+                let (old, new) = (second.read(), change(second.read()));
+                if old != new {
+                    second.write(&stage2.host, new);
+                }
+                old != new
+            }
+            Decoded::Table(third) => {
+                let changed = stage2.change_pages(third, rest, &mut change);
+                if changed {
+                    stage2.unlink_if_empty(second);
+                }
+                changed
+            }
+            Decoded::Invalid | Decoded::Reserved => false,
+        })
+    }
+
+    /// Calls `step` with the entries of level 2 in the first part of `range`, and with what is left of the range from each on. It says
+    /// whether it changed something.
+    fn each_second(&mut self, range: &mut IpaRange, mut step: impl FnMut(&Self, Entry<'_>, IpaRange) -> bool) -> Flush {
         let mut changed = false;
         for _ in 0..STEPS {
             let Some(at) = range.first() else { break };
@@ -112,24 +169,8 @@ impl<H: Host> Stage2<H> {
                 range.skip(Level::One);
                 continue;
             };
-            changed |= match second.read().decode(Level::Two) {
-                Decoded::Leaf(_) => {
-                    let (old, new) = (second.read(), change(second.read()));
-                    if old != new {
-                        second.write(&self.host, new);
-                    }
-                    old != new
-                }
-                Decoded::Table(third) => {
-                    let changed = self.change_pages(third, *range, &mut change);
-                    if changed {
-                        self.unlink_if_empty(second);
-                    }
-                    changed
-                }
-                Decoded::Invalid | Decoded::Reserved => false,
-            };
-            if changed {
+            if step(self, second, *range) {
+                changed = true;
                 self.unlink_if_empty(first);
             }
             range.skip(Level::Two);
