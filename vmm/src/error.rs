@@ -106,6 +106,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The guest ran, and what it said was lost.
+    #[error("output of the guest's {port} was lost: {source}")]
+    LostOutput {
+        /// Which serial port.
+        port: &'static str,
+        /// Why it could not be written.
+        source: io::Error,
+    },
     /// The guest cannot go on.
     #[error("the guest died: {0}")]
     GuestDied(String),

@@ -46,6 +46,8 @@ pub const RAM_BASE: u64 = 0x8000_0000;
 pub const MAX_RAM: u64 = 0x7ff0_0000;
 /// The least RAM.
 pub const MIN_RAM: u64 = 0x0100_0000;
+/// The most vCPUs: a GICv2 serves eight.
+pub const MAX_CPUS: i64 = 8;
 /// The greatest device tree, and the alignment of its place: the kernel maps two sections around it.
 pub const DTB_ROOM: u64 = 2 << 20;
 

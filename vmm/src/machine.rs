@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::guest_memory::GuestRam;
 use crate::kernel_image::KernelImage;
 use crate::kvm::{Kvm, Vcpu, Vm};
-use crate::layout::{MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
+use crate::layout::{MAX_CPUS, MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
 use crate::serial::{SerialPort, Sink, SpiPulse};
 use crate::terminal::{self, ESCAPES, EscapeParser, Key, RawTerminal};
 use crate::vcpu::{self, Stop, VcpuThread};
@@ -85,7 +85,7 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
     debug_assert!(memory >= MIN_RAM);
     let mut boot = Boot::open(configuration)?;
     let kvm = Kvm::open()?;
-    let most = kvm.extension(uapi::KVM_CAP_MAX_VCPUS)?.min(8); // a GICv2 serves eight
+    let most = kvm.extension(uapi::KVM_CAP_MAX_VCPUS)?.min(MAX_CPUS as u32);
     if configuration.cpus > most {
         return Err(Error::TooManyCpus { asked: configuration.cpus, most });
     }
@@ -247,8 +247,15 @@ impl Machine {
     /// Waits for its end. `None`: it asks to be started again.
     fn wait(self, signals: &Signals, terminal: bool) -> Result<Option<End>, Error> {
         let end = self.attend(signals, terminal);
+        let ports = self.ports.clone();
         self.end();
-        end
+        let end = end?;
+        for (port, name) in ports.iter().zip(["ttyS0", "ttyS1"]) {
+            if let Some(source) = port.take_loss() {
+                return Err(Error::LostOutput { port: name, source });
+            }
+        }
+        Ok(end)
     }
 
     fn attend(&self, signals: &Signals, terminal: bool) -> Result<Option<End>, Error> {

@@ -27,13 +27,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::layout::MIN_RAM;
+use crate::layout::{MAX_CPUS, MIN_RAM};
 use crate::machine::{Configuration, End};
 
 const STATUSES: &str = "\
 Exit status:
   0        the guest powered off
-  1        the machine could not be run: a file, the host, /dev/kvm; one line on standard error says what and what to do
+  1        the machine could not be run, or its output not be written: a file, the host, /dev/kvm; one line on standard error
+           says what and what to do
   2        wrong usage
   3        the guest died: one line on standard error says how
   4        ended by Ctrl-A X
@@ -68,14 +69,14 @@ struct Run {
     /// The initial RAM disk
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true, conflicts_with = "dtb")]
-    append: String,
+    /// The kernel's command line (repeatable: the texts are joined by spaces)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "dtb")]
+    append: Vec<String>,
     /// Memory: MiB, or with a suffix K, M or G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
     mem: u64,
-    /// How many CPUs
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many CPUs: 1 to 8
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_CPUS))]
     cpus: u32,
     /// A device tree to use as it is, instead of wsvm's own: memory, command line and initrd's place are what it says
     #[arg(long, value_name = "FILE")]
@@ -112,7 +113,7 @@ fn main() -> ExitCode {
     let configuration = Configuration {
         kernel: run.kernel,
         initrd: run.initrd,
-        command_line: run.append,
+        command_line: run.append.join(" "),
         memory: run.mem,
         cpus: run.cpus,
         dtb: run.dtb,
@@ -144,10 +145,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-        let line = ["wsvm", "run", "--kernel", "k", "--append", "-v console=ttyS0", "--mem", "1G", "--cpus", "2"];
+        let line = [
+            "wsvm",
+            "run",
+            "--kernel",
+            "k",
+            "--append",
+            "-v console=ttyS0",
+            "--append",
+            "quiet",
+            "--mem",
+            "1G",
+            "--cpus",
+            "2",
+        ];
         let Command::Run(run) = CommandLine::try_parse_from(line).unwrap().command;
-        assert_eq!((run.mem, run.cpus, run.append.as_str()), (1 << 30, 2, "-v console=ttyS0"));
-        assert!(CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--cpus", "0"]).is_err());
+        assert_eq!((run.mem, run.cpus, run.append.join(" ").as_str()), (1 << 30, 2, "-v console=ttyS0 quiet"));
+        for cpus in ["0", "9"] {
+            let error = CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--cpus", cpus]).err().unwrap();
+            assert!(error.to_string().contains("1..=8"), "{error}");
+        }
         assert!(CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--dtb", "d", "--append", "x"]).is_err());
     }
 

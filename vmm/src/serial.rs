@@ -72,14 +72,22 @@ struct LineBuffered {
     gathered: Vec<u8>,
     to: Sink,
     wake: Arc<EventFd>,
+    /// Why output was lost, the first time.
+    lost: Option<io::Error>,
 }
 
 impl LineBuffered {
-    fn write_out(&mut self) -> io::Result<()> {
-        let result = self.to.write_all(&self.gathered).and_then(|()| self.to.flush());
-        // What could not be written is lost, as on a wire that nobody listens to: the guest must not wait for it.
+    fn new(to: Sink, wake: Arc<EventFd>) -> Self {
+        Self { gathered: Vec::with_capacity(GATHERED), to, wake, lost: None }
+    }
+
+    fn write_out(&mut self) {
+        // What cannot be written is lost, as on a wire that nobody listens to: the guest must not wait for it. Whoever ran the machine
+        // is told at its end.
+        if let Err(error) = self.to.write_all(&self.gathered).and_then(|()| self.to.flush()) {
+            self.lost.get_or_insert(error);
+        }
         self.gathered.clear();
-        result
     }
 }
 
@@ -88,7 +96,7 @@ impl Write for LineBuffered {
         let first = self.gathered.is_empty();
         self.gathered.extend_from_slice(bytes);
         if bytes.contains(&b'\n') || self.gathered.len() >= GATHERED {
-            self.write_out()?;
+            self.write_out();
         } else if first {
             let _ = self.wake.write(1); // as in `RoomForInput`
         }
@@ -105,7 +113,7 @@ impl SerialPort {
     /// Makes a port whose interrupt is `interrupt` and whose output goes `to`. `wake` is signalled when it wants [`Self::flush`] or
     /// has room for input again.
     pub fn new(interrupt: SpiPulse, to: Sink, wake: Arc<EventFd>) -> Self {
-        let out = LineBuffered { gathered: Vec::with_capacity(GATHERED), to, wake: wake.clone() };
+        let out = LineBuffered::new(to, wake.clone());
         Self { model: Mutex::new(Serial::with_events(interrupt, RoomForInput(wake), out)) }
     }
 
@@ -133,8 +141,12 @@ impl SerialPort {
 
     /// Writes out what it holds.
     pub fn flush(&self) {
-        // A lost byte is the reader's loss, not the guest's.
-        let _ = self.model().writer_mut().write_out();
+        self.model().writer_mut().write_out();
+    }
+
+    /// Why output was lost, if any was.
+    pub fn take_loss(&self) -> Option<io::Error> {
+        self.model().writer_mut().lost.take()
     }
 }
 
@@ -147,7 +159,7 @@ impl Device for SerialPort {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let Ok(register) = u8::try_from(offset) {
-            // It fails if output is lost or the interrupt could not be raised; see above.
+            // It fails if the interrupt could not be raised; see above.
             let _ = self.model().write(register, data[0]);
         }
     }
@@ -174,15 +186,32 @@ mod tests {
     fn output_comes_by_the_line_and_a_prompt_wakes_the_flusher() {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let seen = Shared::default();
-        let mut out = LineBuffered { gathered: Vec::new(), to: Box::new(seen.clone()), wake: wake.clone() };
+        let mut out = LineBuffered::new(Box::new(seen.clone()), wake.clone());
         for byte in b"ab\n$ " {
             out.write_all(&[*byte]).unwrap();
         }
         assert_eq!(*seen.0.lock().unwrap(), [b"ab\n"]);
         assert_eq!(wake.read().unwrap(), 2); // once a line, not once a byte
-        out.write_out().unwrap();
+        out.write_out();
         assert_eq!(*seen.0.lock().unwrap(), [&b"ab\n"[..], b"$ "]);
         out.write_all(&[b'x'; GATHERED]).unwrap();
+        assert!(out.gathered.is_empty() && out.lost.is_none());
+    }
+
+    #[test]
+    fn lost_output_is_remembered_and_keeps_nobody_waiting() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut out = LineBuffered::new(Box::new(Full), Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap()));
+        out.write_all(b"first\nsecond\n").unwrap();
         assert!(out.gathered.is_empty());
+        assert_eq!(out.lost.map(|error| error.kind()), Some(io::ErrorKind::StorageFull));
     }
 }
