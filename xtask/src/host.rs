@@ -42,7 +42,7 @@ pub struct HostOptions {
     #[arg(long)]
     pub cpu: Option<String>,
     /// How many CPUs [default: the board's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub smp: Option<u32>,
     /// How much memory
     #[arg(long, value_name = "SIZE", default_value = "1G")]

@@ -11,7 +11,7 @@ mod expect;
 mod sources;
 mod table;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::bench;
@@ -20,7 +20,7 @@ use crate::layout::Layout;
 /// `cargo xtask test`.
 #[derive(Args, Debug)]
 pub struct TestCommand {
-    /// Only the boots whose name begins so, and nothing else
+    /// Only this boot, or if none is called so, those whose name begins so; and nothing else
     #[arg(value_name = "BOOT")]
     pub boots: Vec<String>,
     /// Only what needs no QEMU
@@ -68,8 +68,11 @@ impl Tally {
 
 /// Runs the tests; the status is 0 if all passed.
 pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
-    let wanted = |name: &str| command.boots.is_empty() || command.boots.iter().any(|start| name.starts_with(&**start));
-    let boots: Vec<_> = table::boots().into_iter().filter(|boot| wanted(boot.name)).collect();
+    let boots = table::boots();
+    let names: Vec<&str> = boots.iter().map(|boot| boot.name).chain([bench::TEST]).collect();
+    let chosen = chosen(&names, &command.boots)?;
+    let wanted = |name: &str| chosen.contains(&name);
+    let boots: Vec<_> = boots.into_iter().filter(|boot| wanted(boot.name)).collect();
     if command.list {
         for boot in &boots {
             println!("{} ({}, {})", boot.name, boot.board.name(), boot.kernel);
@@ -97,4 +100,36 @@ pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
     println!("{} passed, {} failed", tally.passed, tally.failed);
     let good = tally.failed == 0 && tally.passed > 0;
     Ok(if good { 0 } else { 1 })
+}
+
+/// The names that are asked for: all if nothing is. Each word asks for the one that is called so, or for those that begin so.
+fn chosen<'a>(names: &[&'a str], words: &[String]) -> Result<Vec<&'a str>> {
+    if words.is_empty() {
+        return Ok(names.to_vec());
+    }
+    let mut chosen = Vec::new();
+    for word in words {
+        let exactly = names.iter().any(|name| name == word);
+        let before = chosen.len();
+        chosen.extend(names.iter().filter(|name| if exactly { *name == word } else { name.starts_with(&**word) }));
+        if chosen.len() == before {
+            bail!("{word}: no boot is called so or begins so. There are {}", names.join(", "));
+        }
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_chooses_the_boot_of_that_name_or_those_that_begin_so() {
+        let names = ["virt", "virt-el1", "hyp-panics-a7", "hyp-panics-a17"];
+        let choose = |words: &[&str]| chosen(&names, &words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+        assert_eq!(choose(&[]).unwrap(), names);
+        assert_eq!(choose(&["virt"]).unwrap(), ["virt"]);
+        assert_eq!(choose(&["hyp-panics", "virt-el1"]).unwrap(), ["hyp-panics-a7", "hyp-panics-a17", "virt-el1"]);
+        assert!(choose(&["virt", "vrit"]).unwrap_err().to_string().starts_with("vrit: "));
+    }
 }
