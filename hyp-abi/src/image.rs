@@ -113,7 +113,7 @@ pub const fn echo_wide(wide: u64, c: u32) -> u64 {
     wide.rotate_left(20) ^ c as u64
 }
 
-/// What [`Call::Provoke`] does; the numbers of 1 to 4 are those of [`PanicRecord::vector`].
+/// What [`Call::Provoke`] does; the numbers of 1 to 4 and 6 are those of [`PanicRecord::vector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Provocation {
@@ -127,6 +127,10 @@ pub enum Provocation {
     DataAbort = 4,
     /// Pushes until the stack meets its guard page.
     StackOverflow = 5,
+    /// An interrupt, unmasked in Hyp mode: the virtual timer's.
+    Interrupt = 6,
+    /// What a core does when it takes an FIQ, done by instructions: no board that runs a kernel in Non-secure state signals one to it.
+    Fiq = 7,
 }
 
 impl Provocation {
@@ -138,6 +142,8 @@ impl Provocation {
             3 => Some(Self::PrefetchAbort),
             4 => Some(Self::DataAbort),
             5 => Some(Self::StackOverflow),
+            6 => Some(Self::Interrupt),
+            7 => Some(Self::Fiq),
             _ => None,
         }
     }
@@ -187,7 +193,7 @@ pub struct PanicRecord {
     pub pc: u32,
     /// SPSR_hyp.
     pub cpsr: u32,
-    /// Which vector: 1 undefined, 2 HVC, 3 prefetch abort, 4 data abort.
+    /// Which vector: 1 undefined, 2 HVC, 3 prefetch abort, 4 data abort, 6 IRQ or FIQ.
     pub vector: u32,
     /// HSR.
     pub hsr: u32,

@@ -40,16 +40,18 @@ const BANKS: usize = offset_of!(VcpuContext, banks) + offset_of!(Banks, sp_usr);
 /// Where the deferred registers of CP15 begin.
 const CP15: usize = offset_of!(VcpuContext, cp15) + offset_of!(Cp15, csselr);
 
-/// Exchanges host for guest.
+/// Exchanges host for guest. `context` is kept for [`leave`]: whoever refers to it until then does so through the same pointer, for
+/// so long as `leave` is not called.
 ///
 /// # Safety
-/// Hyp mode; the essential state is being exchanged likewise; `context` is this CPU's alone until [`leave`].
+/// Hyp mode; the essential state is being exchanged likewise; `context` is valid and this CPU's alone until [`leave`].
 #[inline(always)]
-pub unsafe fn load(here: &mut PerCpu, context: &mut VcpuContext) {
+pub unsafe fn load(here: &mut PerCpu, context: *mut VcpuContext) {
     // SAFETY: promised by the caller; the host's is stored before the guest's is loaded, and `resident` tells the panic vector.
     unsafe {
         save_host(&mut here.host.deferred);
         here.resident = context;
+        let context = &*context;
         vfp::arm(here, context);
         traps::load_deferred(here, &context.control);
         vtimer::load(here, &context.timer);
@@ -66,7 +68,7 @@ pub unsafe fn leave(here: &mut PerCpu) {
     if here.resident.is_null() {
         return;
     }
-    // SAFETY: `load` put it there, and its context is this CPU's alone until now.
+    // SAFETY: `load` put it there; its context is this CPU's alone until now, and nobody's reference to it is used any more.
     let context = unsafe { &mut *here.resident };
     // SAFETY: the guest's is stored before the host's is loaded.
     unsafe {

@@ -20,6 +20,7 @@
 use crate::sysreg::midr;
 use crate::{deferred, panic, trampoline};
 use arch::core_id::{BranchPredictor, Midr};
+use arch::psr::{Mode, Psr};
 use arch::syndrome::HVC;
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -93,7 +94,7 @@ macro_rules! vectors {
 
 vectors!(
     /// The host's. HCR routes interrupts to Hyp mode only while a guest runs.
-    hyp_vectors_for_host, "hyp_host_vectors", call, undefined_in_hyp);
+    hyp_vectors_for_host, "hyp_host_vectors", call, interrupt_in_hyp);
 vectors!(
     /// The guest's.
     hyp_vectors_plain, "hyp_vectors", trap, interrupt);
@@ -259,15 +260,24 @@ pub unsafe extern "C" fn abandon_call(frame: u32) -> ! {
 
 const _: () = assert!(hyp_abi::context::HYP_PANIC == !1);
 
-/// A physical interrupt, or FIQ.
+/// A physical interrupt, or FIQ. Hyp mode never unmasks them; one that it took itself all the same is a bug like other exceptions
+/// there, and on the stack is no context of a guest's.
 #[unsafe(naked)]
 unsafe extern "C" fn interrupt() -> ! {
     naked_asm!(
         "push {{r0, r1}}",
+        "mrs r1, SPSR",
+        "and r1, r1, #{mode}",
+        "cmp r1, #{hyp}",
         "mov r1, #{exit_interrupt}",
-        "b {guest_exit}",
+        "bne {guest_exit}",
+        "pop {{r0, r1}}",
+        "b {interrupt_in_hyp}",
+        mode = const Psr::M.bits(),
+        hyp = const Mode::Hyp as u32,
         exit_interrupt = const ExitCode::Interrupt.to_raw(),
         guest_exit = sym guest_exit,
+        interrupt_in_hyp = sym interrupt_in_hyp,
     )
 }
 
@@ -384,3 +394,6 @@ exception_in_hyp!(
 exception_in_hyp!(
     /// A data abort in Hyp mode: HDFAR is in use.
     data_abort_in_hyp, "4", "2");
+exception_in_hyp!(
+    /// An IRQ or FIQ that Hyp mode took.
+    interrupt_in_hyp, "6", "2");

@@ -24,11 +24,14 @@ use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, ISV, excepti
 use hyp_abi::context::{ExitCode, VcpuContext};
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
-pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
+pub extern "C" fn enter(guest: *mut VcpuContext) -> u32 {
+    // SAFETY: interrupts are off, so the page of this CPU is ours alone.
+    let here = unsafe { &mut *PerCpu::here() };
     // SAFETY: the module passes a context page that is mapped here at the kernel's address and stays so; its run lock makes the
-    // vCPU this CPU's alone until we return, and interrupts are off, so the page of this CPU is ours alone too.
-    let (here, context) = unsafe { (&mut *PerCpu::here(), &mut *context) };
-    load_guest(here, context);
+    // vCPU this CPU's alone until we return.
+    unsafe { load_guest(here, guest) };
+    // SAFETY: as above. `load_guest` has kept the pointer for `deferred::leave`, which comes after the last use of this.
+    let context = unsafe { &mut *guest };
     let mut code;
     loop {
         // SAFETY: the guest's state is loaded and the context is this CPU's.
@@ -82,18 +85,22 @@ pub extern "C" fn enter(context: *mut VcpuContext) -> u32 {
 ///
 /// # Safety
 /// As for `enter`; an exception in Hyp mode follows.
-pub unsafe fn load_for_provocation(context: &mut VcpuContext) {
-    // SAFETY: this CPU's page, as in `enter`.
-    load_guest(unsafe { &mut *PerCpu::here() }, context);
+pub unsafe fn load_for_provocation(guest: *mut VcpuContext) {
+    // SAFETY: this CPU's page and a vCPU that is this CPU's alone, as in `enter`.
+    unsafe { load_guest(&mut *PerCpu::here(), guest) };
 }
 
+/// Exchanges the host's state for the guest's.
+///
+/// # Safety
+/// `guest` is valid and this CPU's alone until [`deferred::leave`].
 #[inline(always)]
-fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
+unsafe fn load_guest(here: &mut PerCpu, guest: *mut VcpuContext) {
     tlb::leave_host(here);
     // SAFETY: walks are off, the host's state is stored before the guest's is loaded over it, and `away` and `resident` tell the
-    // panic vector that the host's is in this CPU's page.
+    // panic vector that the host's is in this CPU's page. The context's use is promised by the caller.
     unsafe {
-        if core::ptr::eq(here.resident, context) {
+        if core::ptr::eq(here.resident, guest) {
             // Straight from a short exit: the host has run on what is stored, all but its stack.
             essential::save_host_stack(&mut here.host.essential);
             here.away = Away::Guest as u32;
@@ -102,8 +109,9 @@ fn load_guest(here: &mut PerCpu, context: &mut VcpuContext) {
             deferred::leave(here);
             essential::save_host(&mut here.host.essential);
             here.away = Away::Guest as u32;
-            deferred::load(here, context);
+            deferred::load(here, guest);
         }
+        let context = &*guest;
         traps::load_essential(here, &context.control);
         essential::load_guest(context);
         tlb::allow_walks(context.cp15.ttbcr);

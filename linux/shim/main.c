@@ -133,21 +133,6 @@ void ws_device_unregister(void)
 	misc_deregister(&kvm_device);
 }
 
-/* Writing 1 to 5 makes Hyp mode take an exception at the next entry into a guest: that guest dies, and nothing else. */
-static int provoke(const char *text, const struct kernel_param *parameter)
-{
-	unsigned int kind;
-	int error = kstrtouint(text, 0, &kind);
-
-	return error ? error : ws_rust_provoke(kind);
-}
-
-static const struct kernel_param_ops provoke_operations = { .set = provoke };
-
-module_param_cb(provoke_hyp_panic, &provoke_operations, NULL, 0200);
-MODULE_PARM_DESC(provoke_hyp_panic,
-		 "makes Hyp mode fail at the next entry into a guest, whose vCPU dies (1 undefined instruction, 2 HVC, 3 prefetch abort, 4 data abort, 5 stack overflow)");
-
 static bool hyp_answers = true;
 
 static int set_hyp_answers(const char *text, const struct kernel_param *parameter)

@@ -96,6 +96,8 @@ long ws_rust_device_ioctl(void *device, u32 command, unsigned long argument);
 int ws_rust_vcpu_mmap(void *vcpu, struct vm_area_struct *area, unsigned long pages, unsigned long offset);
 void ws_rust_release(u32 kind, void *object);
 int ws_rust_provoke(u32 kind);
+void ws_rust_set_short_exit_traps(u32 on);
+u32 ws_rust_short_exit_traps(void);
 void ws_rust_hyp_answers(u32 on);
 int ws_rust_check_hyp_abi(void);
 u32 ws_rust_vfp_switches(void);

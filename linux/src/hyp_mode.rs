@@ -341,6 +341,7 @@ fn print_panic(hyp: &HypMode, cpu: u32) {
         2 => "HVC",
         3 => "prefetch abort",
         4 => "data abort",
+        6 => "interrupt",
         _ => "unknown exception",
     };
     crate::error!("Hyp panic: CPU {cpu}: {vector} at {:#010x}, HSR {:#010x}", record.pc, record.hsr);

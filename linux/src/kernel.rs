@@ -7,7 +7,7 @@ use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
 use crate::pages::{KernelTable, LowmemPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
-use crate::{cache, ffi, module, vmid_debug};
+use crate::{cache, ffi, module, provoke, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::core_id::{Erratum798181, Midr};
 use arch::hyp_registers::Vttbr;
@@ -17,7 +17,7 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyp_abi::context::{ExitCode, HYP_PANIC, VcpuContext};
-use hyp_abi::image::{Call, Provocation};
+use hyp_abi::image::Call;
 use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::vgic::CpuInterface;
 use kvm::vmid::VmidSlot;
@@ -29,9 +29,6 @@ pub struct Kernel;
 /// The [`TickLength`] of the host's counter.
 static TICK_LENGTH: AtomicU64 = AtomicU64::new(0);
 
-/// What the next entry into a guest is to do instead: zero, or a number of [`hyp_abi::image::Provocation`].
-static PROVOCATION: AtomicU32 = AtomicU32::new(0);
-
 /// The parameter `hyp_answers`.
 static HYP_ANSWERS: AtomicU32 = AtomicU32::new(1);
 
@@ -39,16 +36,6 @@ static HYP_ANSWERS: AtomicU32 = AtomicU32::new(1);
 #[unsafe(no_mangle)]
 extern "C" fn ws_rust_hyp_answers(on: u32) {
     HYP_ANSWERS.store(on, Ordering::Relaxed);
-}
-
-/// root wrote to the parameter `provoke_hyp_panic`.
-#[unsafe(no_mangle)]
-extern "C" fn ws_rust_provoke(kind: u32) -> i32 {
-    if Provocation::from_raw(kind).is_none() {
-        return Errno::EINVAL.get();
-    }
-    PROVOCATION.store(kind, Ordering::Relaxed);
-    0
 }
 
 /// Notes how fast the counter runs, which is not at 0 Hz.
@@ -252,11 +239,7 @@ impl Host for Kernel {
 
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
         let at = context.0.as_ptr() as u32;
-        let result = if PROVOCATION.load(Ordering::Relaxed) == 0 {
-            hyp_mode::call(Call::EnterGuest, at, 0, 0)
-        } else {
-            hyp_mode::call(Call::Provoke, at, PROVOCATION.swap(0, Ordering::Relaxed), 0)
-        };
+        let result = if provoke::is_armed() { provoke::enter(at) } else { hyp_mode::call(Call::EnterGuest, at, 0, 0) };
         match result {
             Some(code) => ExitCode::from_raw(code),
             None if hyp_mode::is_ending() => ExitCode::Gone,

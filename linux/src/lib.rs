@@ -23,6 +23,7 @@ mod lock;
 mod log;
 mod module;
 mod pages;
+mod provoke;
 mod resident;
 mod system;
 mod user;

@@ -177,6 +177,24 @@ const KEPT_WITHOUT_ANSWERS: Test =
 /// Of these, loads and stores of all kinds.
 const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts </dev/null").within(300).expecting(&[Report]);
 
+/// What an Oops might do between two entries into a guest, where the physical timer traps to Hyp mode.
+const SHORT_EXIT_TRAPS: Test = Test::of(
+    "a trap of the kernel's own in the midst of a short exit gives all back, and the instruction runs again",
+    "cd /sys/module/worldswitch/parameters
+    echo 1 >short_exit_traps || exit 1
+    host-witness 0,1 sh -c 'for answers in N Y; do
+        echo $answers >hyp_answers && bare patterns && bare sgi && bare timer_interrupt || exit 1
+    done >/tmp/guests'
+    status=$?
+    echo 0 >short_exit_traps
+    echo Y >hyp_answers
+    grep '^not ok' /tmp/guests
+    dmesg | grep 'short exit:' && exit 1
+    [ $(cat short_exit_traps) -gt 1000 ] || { echo \"not ok traps: $(cat short_exit_traps)\"; exit 1; }
+    exit $status",
+)
+.expecting(&[Report]);
+
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
     CHECK_VMIDS,
@@ -203,6 +221,7 @@ const DEFAULT_HOST: &[Test] = &[
     .within(300)
     .expecting(&[Is("4")]),
     HYP_ABI,
+    SHORT_EXIT_TRAPS,
     KEPT,
     KEPT_WITHOUT_ANSWERS,
     Test::of(
@@ -407,24 +426,24 @@ const LIFE: &[Test] = &[
 const HYP_PANICS: &[Test] = &[
     Test::of(
         "each exception in Hyp mode ends the guest that it hits, with a status of its own",
-        "for kind in 1 2 3 4 5; do
+        "for kind in 1 2 3 4 5 6 7; do
             echo $kind >/sys/module/worldswitch/parameters/provoke_hyp_panic || exit 1
             wsvm run --kernel /guests/first_light.bin --mem 64M </dev/null 2>&1
             [ $? = 3 ] || exit 1
         done",
     )
-    .expecting(&[Lines(5), Says("the guest died")]),
+    .expecting(&[Lines(7), Says("the guest died")]),
     Test::of("the next guests run, floating point and all", "bare first_light && bare vfp && bare timer_interrupt"),
     Test::of(
         "the kernel log has each with its registers",
         "dmesg | sed -n 's/.*Hyp panic: CPU [0-9]*: \\(.*\\) at 0x[0-9a-f]*, HSR.*/\\1/p'
         dmesg | grep -c 'Hyp panic: r0 and on'",
     )
-    .expecting(&[Is("undefined instruction\nHVC\nprefetch abort\ndata abort\ndata abort\n5")]),
+    .expecting(&[Is("undefined instruction\nHVC\nprefetch abort\ndata abort\ndata abort\ninterrupt\ninterrupt\n7")]),
     Test::of(
         "a process of the host beside them keeps its registers and its clock",
         "host-witness 0,1 sh -c '
-            for kind in 1 2 3 4 5; do
+            for kind in 1 2 3 4 5 6 7; do
                 for cpu in 1 2; do
                     echo $kind >/sys/module/worldswitch/parameters/provoke_hyp_panic || exit 1
                     taskset $cpu wsvm run --kernel /guests/patterns.bin --mem 64M </dev/null >/dev/null 2>&1
@@ -436,6 +455,11 @@ const HYP_PANICS: &[Test] = &[
     .expecting(&[Report]),
     Test::of("an unknown one is refused", "echo 9 2>&1 >/sys/module/worldswitch/parameters/provoke_hyp_panic")
         .failing(1),
+    Test::of(
+        "one that no guest has met is taken back",
+        "for kind in 1 0; do echo $kind >/sys/module/worldswitch/parameters/provoke_hyp_panic || exit 1; done
+        bare first_light",
+    ),
 ];
 
 /// A board that resets starts again, instead of ending QEMU.
