@@ -10,6 +10,7 @@ mod checks;
 mod expect;
 mod sources;
 mod table;
+mod vectors;
 
 use anyhow::{Result, bail};
 use clap::Args;

@@ -43,6 +43,7 @@ pub fn boots() -> Vec<Boot> {
         Boot { disk: Some("1M"), qemu_args: REBOOTS, tests: KEXEC, ..Boot::of("kexec") },
         Boot {
             append: "crashkernel=128M",
+            limit: 300,
             tolerated: &["Kernel panic - not syncing: sysrq triggered crash"],
             tests: CRASH,
             ..Boot::of("crash")

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tables of Hyp vectors, as they stand in the image: where each entry leads, and what comes before its first branch.
+//!
+//! QEMU has no branch predictor that a guest could train, so nothing that runs there misses an instruction that empties it. But the
+//! entries are a few instructions of a few kinds, and [`enter`] follows them from each of a table's eight places: the additions to
+//! SP, by which the tables that empty the predictor tell their entries apart, the tests of SP, the branches.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSection, ObjectSymbol};
+
+/// `MCR p15, 0, r0, c7, c5, 6`: BPIALL.
+const BPIALL: u32 = 0xee07_0fd5;
+/// `MCR p15, 0, r0, c7, c5, 0`: ICIALLU.
+const ICIALLU: u32 = 0xee07_0f15;
+const ISB: u32 = 0xf57f_f06f;
+const NOP: u32 = 0xe320_f000;
+
+/// The tables: symbol, how the branch predictor is emptied, who handles traps and who interrupts.
+const TABLES: [(&str, Option<u32>, [&str; 2]); 4] = [
+    ("hyp_host_vectors", None, ["call", "interrupt_in_hyp"]),
+    ("hyp_vectors", None, ["trap", "interrupt"]),
+    ("hyp_vectors_bpiall", Some(BPIALL), ["trap", "interrupt"]),
+    ("hyp_vectors_iciallu", Some(ICIALLU), ["trap", "interrupt"]),
+];
+
+/// Where an entry led.
+#[derive(Debug, PartialEq, Eq)]
+struct Way {
+    /// What was emptied, and made to count by an ISB, before the first branch.
+    emptied: Option<u32>,
+    /// The address after the last branch, which left the code that [`enter`] knows.
+    to: u32,
+    /// By how much SP had changed there.
+    sp: u32,
+}
+
+/// Reviews the tables in the image's ELF file.
+pub fn review(elf: &Path) -> Result<()> {
+    let data = std::fs::read(elf).with_context(|| format!("{}: cannot be read", elf.display()))?;
+    let file = object::File::parse(&*data)?;
+    let word = |address: u32| {
+        let mut sections = file.sections();
+        let bytes = sections.find_map(|section| section.data_range(address.into(), 4).ok().flatten())?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let symbol = |wanted: &str| {
+        let mut symbols = file.symbols();
+        symbols.find(|symbol| symbol.name() == Ok(wanted)).map(|symbol| symbol.address() as u32)
+    };
+    let name = |address: u32| {
+        let names = file.symbols().filter(|symbol| symbol.address() as u32 == address);
+        let mut names = names.filter_map(|symbol| Some(format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?))));
+        names.find(|name| name.contains("::vectors::")).unwrap_or_else(|| format!("{address:#x}"))
+    };
+    for (table, emptied, [trap, interrupt]) in TABLES {
+        let base = symbol(table).with_context(|| format!("the image has no {table}"))?;
+        ensure!(base & 0x1f == 0, "{table} is at {base:#x}, which is no place for VBAR");
+        let [undefined, hvc] = ["undefined_in_hyp", "hvc_in_hyp"];
+        let [prefetch, data] = ["prefetch_abort_in_hyp", "data_abort_in_hyp"];
+        let handlers = [undefined, undefined, hvc, prefetch, data, trap, interrupt, interrupt];
+        for (number, handler) in (0..).zip(handlers) {
+            let way = enter(word, base + 4 * number).with_context(|| format!("{table}, entry {number}"))?;
+            let to = name(way.to);
+            ensure!(to.ends_with(&format!("::{handler}")), "{table}, entry {number}: leads to {to}, not to {handler}");
+            ensure!(way.sp == 0, "{table}, entry {number}: SP arrives off by {}", way.sp);
+            let (what, wanted) = (way.emptied, emptied);
+            ensure!(
+                what == wanted,
+                "{table}, entry {number}: {what:x?} comes before its first branch, not {wanted:x?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Follows the instructions from `address`, SP being aligned to eight, until a branch leads to one of another kind.
+fn enter(word: impl Fn(u32) -> Option<u32>, address: u32) -> Result<Way> {
+    let (mut at, mut sp, mut equal) = (address, 0, false);
+    let (mut unsynchronised, mut emptied) = (None, None);
+    let mut branched = false;
+    for _ in 0..40 {
+        let instruction = word(at).with_context(|| format!("{at:#x} is not in the image"))?;
+        let immediate = instruction & 0xff;
+        match instruction {
+            BPIALL | ICIALLU if !branched => unsynchronised = Some(instruction),
+            ISB if !branched => emptied = unsynchronised,
+            NOP => {}
+            _ => match instruction & 0xffff_ff00 {
+                0xe28d_d000 => sp += immediate,             // ADD sp, sp, #
+                0xe3cd_d000 => sp &= !immediate,            // BIC sp, sp, #
+                0xe31d_0000 => equal = sp & immediate == 0, // TST sp, #
+                _ if instruction & 0x0f00_0000 == 0x0a00_0000 => {
+                    let taken = match instruction >> 28 {
+                        0xe => true,
+                        0x0 => equal,
+                        0x1 => !equal,
+                        other => bail!("{at:#x}: a branch under condition {other:#x}"),
+                    };
+                    branched = true;
+                    if taken {
+                        let offset = (instruction << 8) as i32 >> 6;
+                        at = at.wrapping_add_signed(offset).wrapping_add(8);
+                        continue;
+                    }
+                }
+                _ if branched => return Ok(Way { emptied, to: at, sp }),
+                _ => bail!("{at:#x}: {instruction:#010x} comes before the first branch"),
+            },
+        }
+        at += 4;
+    }
+    bail!("it does not end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(words: &[u32], entry: u32) -> Result<Way> {
+        enter(|address| words.get(address as usize / 4).copied(), entry * 4)
+    }
+
+    /// `B` under a condition, from one index to another.
+    fn branch(condition: u32, from: usize, to: usize) -> u32 {
+        condition << 28 | 0x0a00_0000 | (to as i32 - from as i32 - 2) as u32 & 0x00ff_ffff
+    }
+
+    const PUSH: u32 = 0xe92d_0003;
+
+    #[test]
+    fn entries_are_told_apart_by_how_far_they_fall() {
+        let emptied = Some(BPIALL);
+        // Two entries: ADD, NOP; BPIALL, ISB; TST, BIC, BEQ 8, B 9.
+        let words =
+            [0xe28d_d001, NOP, BPIALL, ISB, 0xe31d_0001, 0xe3cd_d001, branch(0x0, 6, 8), branch(0xe, 7, 9), PUSH, PUSH];
+        assert_eq!(way(&words, 0).expect("a way"), Way { emptied, to: 36, sp: 0 });
+        assert_eq!(way(&words, 1).expect("a way"), Way { emptied, to: 32, sp: 0 });
+    }
+
+    #[test]
+    fn what_comes_after_a_branch_or_is_not_synchronised_does_not_count() {
+        let late = [branch(0xe, 0, 1), BPIALL, ISB, PUSH];
+        assert_eq!(way(&late, 0).expect("a way").emptied, None);
+        let unsynchronised = [BPIALL, branch(0xe, 1, 2), PUSH];
+        assert_eq!(way(&unsynchronised, 0).expect("a way").emptied, None);
+        assert!(way(&[PUSH], 0).is_err() && way(&[NOP], 0).is_err() && way(&[branch(0xe, 0, 0)], 0).is_err());
+    }
+}
