@@ -39,7 +39,11 @@ impl<T: Send + Sync> Resident<T> {
 
     /// The value. ENODEV where it is not there.
     pub fn get(&'static self) -> Result<&'static T> {
-        // Relaxed: it was put in place before whoever asks could be called, and that was made known by a lock of the kernel's.
+        // Relaxed is enough, for the value behind the pointer too. `put` comes before the module registers what leads here
+        // (/dev/kvm, callbacks of CPUs, interrupt handlers); to register is to leave a lock of the kernel's that it takes before
+        // it calls, and that orders the two. The module's parameters alone are there before, and until after `clear`: what they
+        // lead to looks at the value only on a CPU that has taken Hyp mode, which it does after `put` and undoes before `clear`,
+        // and keeps interrupts off meanwhile.
         let raw = self.raw.load(Ordering::Relaxed);
         if raw.is_null() {
             return Err(Errno::ENODEV);

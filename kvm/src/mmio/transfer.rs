@@ -7,7 +7,9 @@
 //! is done do the registers and the base change and does PC move on: until then the vCPU is at the instruction as if
 //! nothing had happened. So whoever refuses one of the accesses, or initialises the vCPU anew, has nothing to undo, and
 //! the guest that then runs the instruction again makes all of its accesses again, as after an interrupt in the midst
-//! of an LDM.
+//! of an LDM. What the process writes to the vCPU's registers in between counts, as between KVM_EXIT_MMIO and the next
+//! KVM_RUN for any load: what was loaded goes to the registers of the mode that CPSR says at the end, and PC, wherever
+//! it is then, moves on by the instruction's length.
 //!
 //! The abort says where one of the accesses hit; the others' places follow from the registers, as long as all of them
 //! are in one page. Device accesses that cross a page are UNPREDICTABLE (A3.5.7); they are refused, as is what
