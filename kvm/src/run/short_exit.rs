@@ -20,6 +20,7 @@ use crate::psci;
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use arch::addr::PAGE_SIZE;
 use arch::condition::InstructionLength;
+use arch::gic::gicd;
 use arch::syndrome::{self, Trap};
 use hyp_abi::context::{Answer, NO_PAGE};
 use uapi::psci as id;
@@ -120,11 +121,18 @@ impl<H: Host> Run<'_, H> {
         let (kicks, in_flight) = if interface.is_in_use() {
             host.store_cpu_interface(interface);
             let done = self.vm.with_vgic(|vgic| {
-                let mut kicks = vgic.exit(number, interface).kicks;
-                if write {
-                    kicks |= vgic.dist_write(number, offset, 4, *register);
-                } else {
+                // A request for an SGI is noted beside what the registers hold, as another vCPU's would be. The last one, which
+                // the guest has probably ended, then leaves no queue only to stand in it again.
+                let first = write && offset == gicd::SGIR;
+                let mut kicks = Kicks::NONE;
+                if first {
+                    kicks = vgic.dist_write(number, offset, 4, *register);
+                }
+                kicks |= vgic.exit(number, interface).kicks;
+                if !write {
                     *register = vgic.dist_read(number, offset, 4);
+                } else if !first {
+                    kicks |= vgic.dist_write(number, offset, 4, *register);
                 }
                 (kicks, fill_interface(vgic, number, interface))
             });

@@ -11,7 +11,7 @@
 use super::queue::bits;
 use super::sgi::Request;
 use super::{Interrupt, Kicks, Vgic};
-use crate::vgic::interrupt::PRIORITY_MASK;
+use crate::vgic::interrupt::{Flags, PRIORITY_MASK};
 use arch::gic::{PRIVATE_IRQS, SGIS, gicd};
 use core::ops::DerefMut;
 
@@ -206,17 +206,17 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         access.fields().fold(0, |value, (intid, shift)| {
             let field = self
                 .interrupt(vcpu, intid)
-                .map_or(0, |interrupt| read_field(access.register, interrupt, intid, self.all_vcpus()));
+                .map_or(0, |interrupt| read_field(access.register, interrupt, intid, self.all_vcpus));
             value | field << shift
         })
     }
 
     /// A vCPU's write of `len` bytes at `offset` of the distributor.
     pub fn dist_write(&mut self, vcpu: usize, offset: u32, len: u32, value: u32) -> Kicks {
-        let Some(block) = Block::reached(offset, len) else { return Kicks::NONE };
         if vcpu >= self.nr_vcpus {
             return Kicks::NONE;
         }
+        let Some(block) = Block::reached(offset, len) else { return Kicks::NONE };
         match block.register {
             Register::Control => {
                 let ctlr = value & 3;
@@ -260,18 +260,15 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     fn write_field(&mut self, register: Register, vcpu: usize, intid: u32, value: u32) -> Kicks {
         let sgi = (intid as usize) < SGIS;
         let private = (intid as usize) < PRIVATE_IRQS;
-        let all = self.all_vcpus();
+        let all = self.all_vcpus;
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
         let before = *interrupt;
         match register {
-            Register::Group => interrupt.group1 = value != 0,
+            Register::Group => interrupt.flags.set(Flags::GROUP1, value != 0),
             // SGIs have registers of their own for this, which know about sources.
-            Register::SetPending if !sgi => interrupt.latch |= value != 0,
+            Register::SetPending if !sgi && value != 0 => interrupt.flags |= Flags::LATCH,
             Register::ClearPending if !sgi && value != 0 => {
-                interrupt.latch = false;
-                if let Some(loaded) = &mut interrupt.loaded {
-                    loaded.latch = false;
-                }
+                interrupt.flags.remove(Flags::LATCH.union(Flags::LOADED_LATCH));
             }
             Register::SetActive | Register::ClearActive if value != 0 => {
                 let active = register == Register::SetActive;
@@ -288,7 +285,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             Register::Priority => interrupt.priority = value as u8 & PRIORITY_MASK,
             Register::Targets if !private => interrupt.targets = value as u8 & all,
             // The upper bit of two; the lower is reserved. SGIs are edge-triggered for good, PPIs here level-sensitive.
-            Register::Configuration if !private => interrupt.edge = value & 2 != 0,
+            Register::Configuration if !private => interrupt.flags.set(Flags::EDGE, value & 2 != 0),
             Register::ClearSgiPending => return self.clear_sources(vcpu, intid, value as u8),
             Register::SetSgiPending => return self.set_sources(vcpu, intid, value as u8),
             _ => return Kicks::NONE,
@@ -305,14 +302,14 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 /// What one interrupt's field reads.
 fn read_field(register: Register, interrupt: &Interrupt, intid: u32, all: u8) -> u32 {
     match register {
-        Register::Group => interrupt.group1.into(),
+        Register::Group => interrupt.is(Flags::GROUP1).into(),
         Register::SetPending | Register::ClearPending => interrupt.reads_pending().into(),
         Register::SetActive | Register::ClearActive => interrupt.reads_active().into(),
         Register::Priority => interrupt.priority.into(),
         // For private interrupts, the reader's own bit: Linux learns by it which CPU interface it has.
         Register::Targets => (interrupt.targets & all).into(),
-        Register::Configuration => u32::from(interrupt.edge) << 1,
-        Register::ClearSgiPending | Register::SetSgiPending if (intid as usize) < SGIS => interrupt.sources.into(),
+        Register::Configuration => u32::from(interrupt.is(Flags::EDGE)) << 1,
+        Register::ClearSgiPending | Register::SetSgiPending if (intid as usize) < SGIS => interrupt.sources().into(),
         _ => 0,
     }
 }

@@ -36,8 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (vcpu(), intid(), on()).prop_map(|(vcpu, intid, edge)| Step::Configure { vcpu, intid, edge }),
         1 => (vcpu(), intid(), on()).prop_map(|(vcpu, intid, group1)| Step::Group { vcpu, intid, group1 }),
         1 => (vcpu(), prop_oneof![0u32..4, Just(3)]).prop_map(|(vcpu, ctlr)| Step::Control { vcpu, ctlr }),
-        4 => (vcpu(), 0u32..4, 0u32..3, 0u8..16)
-            .prop_map(|(vcpu, intid, filter, list)| Step::Send { vcpu, intid, filter, list }),
+        4 => (vcpu(), 0u32..4, 0u32..3, 0u8..16, on())
+            .prop_map(|(vcpu, intid, filter, list, early)| Step::Send { vcpu, intid, filter, list, early }),
         1 => (vcpu(), 0u32..4, 0u8..8, on())
             .prop_map(|(vcpu, intid, sources, set)| Step::Sources { vcpu, intid, sources, set }),
         10 => (vcpu(), input(), proptest::bool::weighted(0.7))

@@ -25,7 +25,8 @@
 //! Source: ARM IHI 0048B, 5.2 and 5.3.
 
 use super::{Interrupt, Kicks, Vgic};
-use crate::vgic::interrupt::Loaded;
+use crate::vgic::interrupt::Flags;
+use crate::vgic::queue::bits;
 use arch::gic::{ListRegister, PRIVATE_IRQS, SGIS, gich};
 use core::ops::DerefMut;
 
@@ -96,7 +97,7 @@ pub(super) fn passes_interface(interrupt: &Interrupt, vmcr: u32) -> bool {
 }
 
 fn group_enabled(interrupt: &Interrupt, vmcr: u32) -> bool {
-    vmcr & if interrupt.group1 { gich::VMCR_GRP1_EN } else { gich::VMCR_GRP0_EN } != 0
+    vmcr & if interrupt.is(Flags::GROUP1) { gich::VMCR_GRP1_EN } else { gich::VMCR_GRP0_EN } != 0
 }
 
 /// The most urgent of many interrupts, in order.
@@ -136,32 +137,38 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if self.vcpus.get(vcpu).is_some_and(|state| state.used != 0) {
             let _ = self.exit(vcpu, cpu);
         }
-        cpu.load_nothing();
+        let before = core::mem::take(&mut cpu.used);
+        cpu.hcr = gich::HCR_EN;
+        self.fill(vcpu, cpu);
+        for register in cpu.lr.iter_mut().take(before).skip(cpu.used) {
+            *register = ListRegister::EMPTY;
+        }
+    }
+
+    fn fill(&mut self, vcpu: usize, cpu: &mut CpuInterface) {
         let Some(state) = self.vcpus.get(vcpu) else { return };
-        if state.queue.is_empty() {
-            return;
+        if state.queue.exceeds(self.list_registers) {
+            return self.fill_with_choice(vcpu, cpu);
         }
-
-        if state.queue.len() <= self.list_registers {
-            // All fit, whatever their order.
-            let mut next = state.queue.next(0);
-            while let Some(intid) = next {
-                let loads = self
-                    .interrupt(vcpu, intid)
-                    .is_some_and(|interrupt| interrupt.active || self.deliverable(interrupt, intid, vcpu));
-                if loads {
-                    self.load(vcpu, intid, true, cpu);
-                }
-                next = self.vcpus.get(vcpu).and_then(|state| state.queue.next(intid + 1));
+        // All fit, whatever their order.
+        for index in bits(state.queue.occupied()) {
+            let word = self.vcpus.get(vcpu).map_or(0, |state| state.queue.word(index));
+            for bit in bits(word) {
+                self.load(vcpu, index * 32 + bit, true, cpu);
             }
-            return;
         }
+    }
 
+    /// More interrupts than registers: the module's head says who comes first.
+    #[cold]
+    #[inline(never)]
+    fn fill_with_choice(&mut self, vcpu: usize, cpu: &mut CpuInterface) {
+        let Some(state) = self.vcpus.get(vcpu) else { return };
         let mut active = Choice::new();
         let mut pending = Choice::new();
         for intid in state.queue.iter() {
             let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
-            if interrupt.active {
+            if interrupt.is(Flags::ACTIVE) {
                 active.offer(interrupt.active_priority.into(), intid);
             } else if self.deliverable(interrupt, intid, vcpu) {
                 // Those that the CPU interface holds back by group must not keep others out.
@@ -191,53 +198,55 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         }
     }
 
-    /// Puts one interrupt into the next list register.
+    /// Puts one interrupt into the next list register, if it is active or to be signalled.
+    #[inline(never)]
     fn load(&mut self, vcpu: usize, intid: u32, may_be_both: bool, cpu: &mut CpuInterface) {
         let Some(interrupt) = self.interrupt(vcpu, intid) else { return };
+        let active = interrupt.is(Flags::ACTIVE);
+        let signalled = self.signalled(interrupt, intid, vcpu);
+        let here = signalled && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu);
+        if !active && !here {
+            return;
+        }
         // After the end of the handler under way it is to be signalled again: here, or to another vCPU.
-        let ended = Interrupt { active: false, ..*interrupt };
-        let again = interrupt.active && self.signalled(&ended, intid, vcpu);
-        let again_here = interrupt.active && self.deliverable(&ended, intid, vcpu);
+        let (again, again_here) = (active && signalled, active && here);
         let is_sgi = (intid as usize) < SGIS;
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return };
 
         let mut lr = ListRegister::new(intid, interrupt.priority)
-            .with_group1(interrupt.group1)
-            .with_active(interrupt.active)
-            .with_pending(!interrupt.active);
+            .with_group1(interrupt.is(Flags::GROUP1))
+            .with_active(active)
+            .with_pending(!active);
         let mut latch = false;
         let mut notice = false;
         if is_sgi {
-            let source = if interrupt.active {
-                u32::from(interrupt.active_source & 7)
-            } else {
-                interrupt.sources.trailing_zeros() & 7
-            };
+            let sources = interrupt.sources();
+            let source = if active { u32::from(interrupt.active_source & 7) } else { sources.trailing_zeros() & 7 };
             lr = lr.with_source(source);
             let this = 1 << source;
-            if !interrupt.active || (again_here && may_be_both && interrupt.sources == this) {
+            if !active || (again_here && may_be_both && sources == this) {
                 lr = lr.with_pending(true);
                 latch = true;
-                interrupt.sources &= !this;
+                interrupt.remove_sources(this);
             }
-            notice = interrupt.sources != 0;
-        } else if !interrupt.active {
-            latch = core::mem::take(&mut interrupt.latch);
-            notice = !interrupt.edge;
-        } else if again_here && interrupt.edge && interrupt.hardware.is_none() && may_be_both {
+            notice = interrupt.sources() != 0;
+        } else if !active {
+            latch = interrupt.set(Flags::LATCH, false);
+            notice = !interrupt.is(Flags::EDGE);
+        } else if again_here && interrupt.is(Flags::EDGE) && !interrupt.is(Flags::HARDWARE) && may_be_both {
             lr = lr.with_pending(true);
-            latch = core::mem::take(&mut interrupt.latch);
+            latch = interrupt.set(Flags::LATCH, false);
         } else {
-            notice = again || !interrupt.edge;
+            notice = again || !interrupt.is(Flags::EDGE);
         }
-        match interrupt.hardware {
+        match interrupt.hardware() {
             // A latch that was held back has no physical interrupt behind it that would fire again: notice is needed, which
             // one tied to hardware cannot give. Its physical end is then left to `hw_active`.
-            Some(physical) if !(interrupt.active && interrupt.latch) => lr = lr.with_hardware(physical.into()),
+            Some(physical) if !(active && interrupt.is(Flags::LATCH)) => lr = lr.with_hardware(physical.into()),
             _ if notice => lr = lr.with_eoi_notice(),
             _ => {}
         }
-        interrupt.loaded = Some(Loaded { vcpu: vcpu as u8, latch, active: None });
+        interrupt.load(vcpu as u8, latch);
 
         let Some(state) = self.vcpus.get_mut(vcpu) else { return };
         if let (Some(slot), Some(register)) = (state.loaded.get_mut(state.used), cpu.lr.get_mut(state.used)) {
@@ -249,56 +258,74 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     }
 
     /// Takes in what a stay in the guest did: the counterpart of [`Self::enter`], with what was read from the hardware. Must
-    /// come before any other call in the name of this vCPU.
+    /// come before any other call in the name of this vCPU, but for a write to GICD_SGIR.
     pub fn exit(&mut self, vcpu: usize, cpu: &CpuInterface) -> Exit<'_> {
         self.ended_count = 0;
         let mut kicks = Kicks::NONE;
         let Some(state) = self.vcpus.get_mut(vcpu) else { return self.exit_with(kicks) };
         let used = core::mem::take(&mut state.used);
+        let uncounted = gich::eoi_count(cpu.hcr);
+        if uncounted != 0 {
+            kicks = self.end_outside(vcpu, uncounted);
+        }
+        for (index, lr) in cpu.lr.iter().enumerate().take(used) {
+            let loaded = self.vcpus.get(vcpu).and_then(|state| state.loaded.get(index));
+            let Some(intid) = loaded.map(|&intid| u32::from(intid)) else { break };
+            kicks |= self.take_back(vcpu, intid, *lr);
+        }
+        self.exit_with(kicks.without(vcpu))
+    }
 
-        // Before the registers are taken in, those not loaded are those that the ends counted can have meant.
-        for _ in 0..gich::eoi_count(cpu.hcr) {
+    /// Ends active interrupts that are in no list register. Before the registers are taken in, those not loaded are those that the
+    /// ends counted can have meant.
+    #[cold]
+    #[inline(never)]
+    fn end_outside(&mut self, vcpu: usize, count: u32) -> Kicks {
+        let mut kicks = Kicks::NONE;
+        for _ in 0..count {
             let Some(intid) = self.first_active_outside(vcpu) else { break };
             if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
-                interrupt.active = false;
-                if !interrupt.edge {
+                interrupt.flags.remove(Flags::ACTIVE);
+                if !interrupt.is(Flags::EDGE) {
                     self.push_ended(intid);
                 }
             }
             kicks |= self.settle(vcpu, intid);
         }
-        for (index, lr) in cpu.lr.iter().enumerate().take(used) {
-            let loaded = self.vcpus.get(vcpu).and_then(|state| state.loaded.get(index));
-            let Some(intid) = loaded.map(|&intid| u32::from(intid)) else { break };
-            let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { continue };
-            let Some(stay) = interrupt.loaded.take() else { continue };
-            let level = !interrupt.edge;
-            let source = lr.source() as u8;
+        kicks
+    }
+
+    /// Takes one interrupt out of its list register.
+    #[inline(never)]
+    fn take_back(&mut self, vcpu: usize, intid: u32, lr: ListRegister) -> Kicks {
+        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let Some(stay) = interrupt.unload() else { return Kicks::NONE };
+        let latch = stay.contains(Flags::LOADED_LATCH);
+        let level = !interrupt.is(Flags::EDGE);
+        let source = lr.source() as u8;
+        let was_active = interrupt.set(Flags::ACTIVE, lr.active());
+        if lr.active() {
             // Acknowledged in this stay, be it once more: a pending bit went in beside an active one and is gone.
-            if lr.active() && (!interrupt.active || (stay.latch && !lr.pending())) {
+            if !was_active || (latch && !lr.pending()) {
                 interrupt.active_priority = lr.priority();
             }
-            interrupt.active = lr.active();
-            if lr.active() {
-                interrupt.active_on = vcpu as u8;
-                interrupt.active_source = source;
-            }
-            if lr.pending() && stay.latch {
-                if (intid as usize) < SGIS {
-                    interrupt.sources |= 1 << source;
-                } else {
-                    interrupt.latch = true;
-                }
-            }
-            if let Some(active) = stay.active {
-                interrupt.order_active(active, vcpu as u8);
-            }
-            if level && lr.eoi_notice() && !lr.valid() {
-                self.push_ended(intid);
-            }
-            kicks |= self.settle(vcpu, intid);
+            interrupt.active_on = vcpu as u8;
+            interrupt.active_source = source;
         }
-        self.exit_with(kicks.without(vcpu))
+        if lr.pending() && latch {
+            if (intid as usize) < SGIS {
+                interrupt.add_sources(1 << source);
+            } else {
+                interrupt.flags |= Flags::LATCH;
+            }
+        }
+        if stay.intersects(Flags::ORDERED_ACTIVE.union(Flags::ORDERED_INACTIVE)) {
+            interrupt.order_active(stay.contains(Flags::ORDERED_ACTIVE), vcpu as u8);
+        }
+        if level && lr.eoi_notice() && !lr.valid() {
+            self.push_ended(intid);
+        }
+        self.settle(vcpu, intid)
     }
 
     /// Notes the end of a level-sensitive interrupt, if it is an SPI.
@@ -320,7 +347,8 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     fn first_active_outside(&self, vcpu: usize) -> Option<u32> {
         let state = self.vcpus.get(vcpu)?;
         let outside = |intid: &u32| {
-            self.interrupt(vcpu, *intid).is_some_and(|interrupt| interrupt.active && interrupt.loaded.is_none())
+            self.interrupt(vcpu, *intid)
+                .is_some_and(|interrupt| interrupt.is(Flags::ACTIVE) && !interrupt.is(Flags::LOADED))
         };
         state
             .queue

@@ -2,6 +2,7 @@
 //! A VM's vCPUs with their hardware, for tests: runs the vGIC as the run loop does, beside a [`Reference`], step by step.
 
 use super::hardware::VirtualInterface;
+use super::interrupt::Flags;
 use super::reference::Reference;
 use super::{CpuInterface, Interrupt, Kicks, Vgic};
 use arch::gic::{gicd, gich};
@@ -60,6 +61,8 @@ pub enum Step {
         intid: u32,
         filter: u32,
         list: u8,
+        /// Before the sender's list registers are read back.
+        early: bool,
     },
     Sources {
         vcpu: usize,
@@ -200,15 +203,15 @@ impl Machine {
         let private = (0..VCPUS).flat_map(|vcpu| (0..32).map(move |intid| (vcpu, intid)));
         for (vcpu, intid) in private.chain((32..NR_IRQS).map(|intid| (0, intid))) {
             let interrupt = self.vgic.interrupt(vcpu, intid).expect("in range");
-            let home = if interrupt.active {
+            let home = if interrupt.is(Flags::ACTIVE) {
                 Some(interrupt.active_on)
             } else if self.vgic.enabled.contains(vcpu, intid) && interrupt.pending() {
                 self.vgic.target(interrupt).map(|target| target as u8)
             } else {
                 None
             };
-            assert!(interrupt.loaded.is_some() || interrupt.queued == home, "{intid}: {interrupt:?}");
-            expected.extend(interrupt.queued.map(|vcpu| (usize::from(vcpu), intid)));
+            assert!(interrupt.is(Flags::LOADED) || interrupt.queued() == home, "{intid}: {interrupt:?}");
+            expected.extend(interrupt.queued().map(|vcpu| (usize::from(vcpu), intid)));
         }
         expected.sort_unstable();
         assert_eq!(in_queues, expected);
@@ -280,7 +283,7 @@ pub fn apply(machine: &mut Machine, reference: &mut Reference, step: &Step) {
             reference.ctlr = ctlr;
             machine.write(vcpu, gicd::CTLR, 4, ctlr);
         }
-        Step::Send { vcpu, intid, filter, list } => {
+        Step::Send { vcpu, intid, filter, list, early } => {
             for receiver in 0..VCPUS {
                 let meant = match filter {
                     0 => list >> receiver & 1 != 0,
@@ -291,7 +294,13 @@ pub fn apply(machine: &mut Machine, reference: &mut Reference, step: &Step) {
                     reference.irq(receiver, intid).sources |= 1 << vcpu;
                 }
             }
-            machine.write(vcpu, gicd::SGIR, 4, filter << 24 | u32::from(list) << 16 | intid);
+            let value = filter << 24 | u32::from(list) << 16 | intid;
+            if early {
+                let kicks = machine.vgic.dist_write(vcpu, gicd::SGIR, 4, value);
+                machine.outside(vcpu, |_| kicks);
+            } else {
+                machine.write(vcpu, gicd::SGIR, 4, value);
+            }
         }
         Step::Sources { vcpu, intid, sources, set } => {
             let irq = reference.irq(vcpu, intid);

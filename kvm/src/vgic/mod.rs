@@ -49,6 +49,7 @@ use list_registers::ENDS;
 use arch::gic::{MAX_CPUS, MAX_IRQS, PRIVATE_IRQS, SGIS};
 use core::ops::{BitOr, BitOrAssign, DerefMut};
 use enabled::Enabled;
+use interrupt::Flags;
 use queue::Queue;
 
 /// A set of vCPUs that must look at their interrupts: to be woken if they wait, and to leave the guest if they run.
@@ -133,7 +134,11 @@ pub struct Vgic<S> {
     ctlr: u32,
     /// Interrupts that TYPER announces, the private ones of one vCPU included.
     nr_irqs: usize,
+    /// Numbers from here on are no interrupts: the last four that TYPER can announce never are.
+    end: usize,
     nr_vcpus: usize,
+    /// A bit for each vCPU.
+    all_vcpus: u8,
     /// List registers that the hardware has and we use.
     list_registers: usize,
     vcpus: [Vcpu; MAX_CPUS],
@@ -170,7 +175,9 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let mut vgic = Self {
             ctlr: 0,
             nr_irqs,
+            end: nr_irqs.min(MAX_IRQS),
             nr_vcpus: vcpus,
+            all_vcpus: (0xff_u32 >> (MAX_CPUS - vcpus)) as u8,
             list_registers: list_registers.clamp(1, LIST_REGISTERS),
             vcpus: [vcpu; MAX_CPUS],
             enabled: Enabled::RESET,
@@ -204,10 +211,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             return Err(Invalid::Interrupt);
         }
         let interrupt = self.interrupt_mut(vcpu, intid).ok_or(Invalid::Interrupt)?;
-        let changed = if !interrupt.edge {
-            core::mem::replace(&mut interrupt.line, level) != level
+        let changed = if !interrupt.is(Flags::EDGE) {
+            interrupt.set(Flags::LINE, level) != level
         } else {
-            level && !core::mem::replace(&mut interrupt.latch, true)
+            level && !interrupt.set(Flags::LATCH, true)
         };
         Ok(if changed { self.settle(vcpu, intid) } else { Kicks::NONE })
     }
@@ -218,13 +225,13 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if !(SGIS as u32..PRIVATE_IRQS as u32).contains(&intid) || physical as usize >= MAX_IRQS {
             return Err(Invalid::Interrupt);
         }
-        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Vcpu)?.hardware = Some(physical as u16);
+        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Vcpu)?.set_hardware(Some(physical as u16));
         Ok(())
     }
 
     /// Ends what [`Self::map_hw`] began.
     pub fn unmap_hw(&mut self, vcpu: usize, intid: u32) -> Result<(), Invalid> {
-        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Interrupt)?.hardware = None;
+        self.interrupt_mut(vcpu, intid).ok_or(Invalid::Interrupt)?.set_hardware(None);
         Ok(())
     }
 
@@ -234,8 +241,9 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// To be asked out of the guest, after the line was sampled and before [`Self::enter`], and written wherever it differs
     /// from what the physical distributor has; the guest's deactivation through a list register clears it in hardware.
     pub fn hw_active(&self, vcpu: usize, intid: u32) -> bool {
-        self.interrupt(vcpu, intid)
-            .is_some_and(|interrupt| interrupt.hardware.is_some() && (interrupt.active || interrupt.reads_pending()))
+        self.interrupt(vcpu, intid).is_some_and(|interrupt| {
+            interrupt.is(Flags::HARDWARE) && (interrupt.is(Flags::ACTIVE) || interrupt.reads_pending())
+        })
     }
 
     /// Whether a vCPU that waits in WFI has something to wake up for: enabled, pending, forwarded, and past the priority mask
@@ -261,7 +269,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if let Some(interrupt) = self.interrupt_mut(vcpu, intid)
             && interrupt.needs_order(false)
         {
-            let level = !interrupt.edge;
+            let level = !interrupt.is(Flags::EDGE);
             interrupt.order_active(false, vcpu as u8);
             if level {
                 self.push_ended(intid);
@@ -280,7 +288,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Where an interrupt is stored.
     fn index(&self, vcpu: usize, intid: u32) -> Option<usize> {
         let intid = intid as usize;
-        if intid >= self.nr_irqs || intid >= MAX_IRQS || vcpu >= self.nr_vcpus {
+        if intid >= self.end || vcpu >= self.nr_vcpus {
             None
         } else if intid < PRIVATE_IRQS {
             Some(vcpu * PRIVATE_IRQS + intid)
@@ -302,63 +310,58 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 
     /// The vCPU that an interrupt would be signalled to.
     fn target(&self, interrupt: &Interrupt) -> Option<usize> {
-        match interrupt.targets {
-            // With one CPU, ITARGETSR does not say anything (4.3.12).
-            _ if self.nr_vcpus == 1 => Some(0),
-            0 => None,
-            targets => Some(targets.trailing_zeros() as usize),
-        }
+        // With one CPU, ITARGETSR does not say anything (4.3.12).
+        let targets = if self.nr_vcpus == 1 { 1 } else { u32::from(interrupt.targets) };
+        (targets != 0).then_some(targets.trailing_zeros() as usize)
     }
 
     /// The distributor forwards the interrupt to this vCPU: all conditions on this side of the CPU interface hold.
     fn deliverable(&self, interrupt: &Interrupt, intid: u32, vcpu: usize) -> bool {
-        self.signalled(interrupt, intid, vcpu) && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu)
+        !interrupt.is(Flags::ACTIVE)
+            && self.signalled(interrupt, intid, vcpu)
+            && self.forwards(interrupt)
+            && self.target(interrupt) == Some(vcpu)
     }
 
-    /// Could be signalled if the distributor forwards its group.
+    /// Could be signalled if the distributor forwards its group: at once, or when it is no longer active.
     fn signalled(&self, interrupt: &Interrupt, intid: u32, vcpu: usize) -> bool {
-        interrupt.waits() && self.enabled.contains(vcpu, intid)
+        interrupt.pending() && self.enabled.contains(vcpu, intid)
     }
 
     /// The distributor forwards interrupts of this one's group.
     fn forwards(&self, interrupt: &Interrupt) -> bool {
-        self.ctlr & if interrupt.group1 { 2 } else { 1 } != 0
+        self.ctlr & if interrupt.is(Flags::GROUP1) { 2 } else { 1 } != 0
     }
 
     /// Follows up a change of an interrupt's state: puts it into the queue it now belongs to, and says who must look.
     ///
     /// A loaded interrupt stays where it is, and its vCPU must come out; [`Self::exit`] then settles it.
     fn settle(&mut self, vcpu: usize, intid: u32) -> Kicks {
-        let Some(index) = self.index(vcpu, intid) else { return Kicks::NONE };
-        let Some(interrupt) = self.interrupts.get(index) else { return Kicks::NONE };
-        if let Some(loaded) = interrupt.loaded {
-            return Kicks::one(loaded.vcpu.into());
+        let Some(interrupt) = self.interrupt(vcpu, intid) else { return Kicks::NONE };
+        if let Some(vcpu) = interrupt.loaded_in() {
+            return Kicks::one(vcpu.into());
         }
-        let (home, forwarded) = if interrupt.active {
-            (Some(interrupt.active_on.into()), false)
+        let (home, forwarded) = if interrupt.is(Flags::ACTIVE) {
+            (Some(interrupt.active_on), false)
         } else if self.signalled(interrupt, intid, vcpu) {
-            (self.target(interrupt), self.forwards(interrupt))
+            (self.target(interrupt).map(|target| target as u8), self.forwards(interrupt))
         } else {
             (None, false)
         };
-        let kicks = home.filter(|_| forwarded).map_or(Kicks::NONE, Kicks::one);
-        let before = interrupt.queued;
-        let after = home.map(|home| home as u8);
+        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let (before, after) = interrupt.move_to(home);
         if before != after {
-            if let Some(state) = before.and_then(|vcpu| self.vcpus.get_mut(usize::from(vcpu))) {
+            if let Some(state) = self.vcpus.get_mut(before) {
                 state.queue.remove(intid);
                 if state.queue.is_empty() {
-                    self.concerned = self.concerned.without(before.map_or(MAX_CPUS, usize::from));
+                    self.concerned = self.concerned.without(before);
                 }
             }
-            if let Some(state) = home.and_then(|vcpu| self.vcpus.get_mut(vcpu)) {
+            if let Some(state) = self.vcpus.get_mut(after) {
                 state.queue.insert(intid);
-                self.concerned |= Kicks::one(home.unwrap_or(MAX_CPUS));
-            }
-            if let Some(interrupt) = self.interrupts.get_mut(index) {
-                interrupt.queued = after;
+                self.concerned |= Kicks::one(after);
             }
         }
-        kicks
+        if forwarded { Kicks::one(after) } else { Kicks::NONE }
     }
 }

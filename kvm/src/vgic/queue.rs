@@ -3,33 +3,41 @@
 //!
 //! Two levels of bits: a word for each 32 interrupts, and a word that says which of those are not zero. A vCPU without
 //! interrupts, the usual case at each entry, costs one load; others cost by what is in the set, not by what the VM has.
+//! How many there are is not kept, since it would have to be with each change, and is asked only with a small limit.
 
 /// A set of interrupt numbers below 1024.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queue {
     occupied: u32,
-    len: u32,
     words: [u32; 32],
 }
 
 impl Queue {
     /// Nothing.
-    pub const EMPTY: Self = Self { occupied: 0, len: 0, words: [0; 32] };
+    pub const EMPTY: Self = Self { occupied: 0, words: [0; 32] };
 
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.occupied == 0
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.len as usize
+    /// Whether there are more than `limit`. Costs by the lesser of the two.
+    pub fn exceeds(&self, limit: usize) -> bool {
+        let mut room = limit;
+        for index in bits(self.occupied) {
+            for _ in bits(self.word(index)) {
+                if room == 0 {
+                    return true;
+                }
+                room -= 1;
+            }
+        }
+        false
     }
 
     /// Puts a number in. Numbers from 1024 on are ignored.
     pub fn insert(&mut self, intid: u32) {
         if let Some(word) = self.words.get_mut(intid as usize / 32) {
-            self.len += u32::from(*word >> (intid % 32) & 1 == 0);
             *word |= 1 << (intid % 32);
             self.occupied |= 1 << (intid / 32);
         }
@@ -38,7 +46,6 @@ impl Queue {
     /// Takes a number out.
     pub fn remove(&mut self, intid: u32) {
         if let Some(word) = self.words.get_mut(intid as usize / 32) {
-            self.len -= *word >> (intid % 32) & 1;
             *word &= !(1 << (intid % 32));
             if *word == 0 {
                 self.occupied &= !(1 << (intid / 32));
@@ -46,24 +53,19 @@ impl Queue {
         }
     }
 
-    /// The lowest number from `first` on.
-    pub fn next(&self, first: u32) -> Option<u32> {
-        let index = first / 32;
-        let word = self.words.get(index as usize)? & u32::MAX << (first % 32);
-        if word != 0 {
-            return Some(index * 32 + word.trailing_zeros());
-        }
-        let later = self.occupied & u32::MAX.checked_shl(index + 1).unwrap_or(0);
-        let word = self.words.get(later.trailing_zeros() as usize)?;
-        Some(later.trailing_zeros() * 32 + word.trailing_zeros())
+    /// Which words are not empty, one bit each.
+    pub fn occupied(&self) -> u32 {
+        self.occupied
+    }
+
+    /// A word: the numbers from 32 `index` on, one bit each.
+    pub fn word(&self, index: u32) -> u32 {
+        self.words.get(index as usize).copied().unwrap_or(0)
     }
 
     /// The numbers, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        bits(self.occupied).flat_map(|index| {
-            let word = self.words.get(index as usize).copied().unwrap_or(0);
-            bits(word).map(move |bit| index * 32 + bit)
-        })
+        bits(self.occupied).flat_map(|index| bits(self.word(index)).map(move |bit| index * 32 + bit))
     }
 }
 
@@ -101,8 +103,8 @@ mod tests {
                     queue.remove(intid);
                     set.remove(&intid);
                 }
-                prop_assert_eq!((queue.is_empty(), queue.len()), (set.is_empty(), set.len()));
-                prop_assert_eq!(queue.next(intid), set.range(intid..).next().copied());
+                prop_assert_eq!(queue.is_empty(), set.is_empty());
+                prop_assert_eq!((0..5).map(|limit| queue.exceeds(limit)).collect::<Vec<_>>(), (0..5).map(|limit| set.len() > limit).collect::<Vec<_>>());
                 prop_assert!(queue.iter().eq(set.iter().copied()), "{:?}", queue.iter().collect::<Vec<_>>());
             }
         }

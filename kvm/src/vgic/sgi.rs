@@ -46,7 +46,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Sends an SGI.
     pub(super) fn send_sgi(&mut self, sender: usize, request: Request) -> Kicks {
         let sender_bit = 1 << (sender & 7);
-        let receivers = self.all_vcpus()
+        let receivers = self.all_vcpus
             & match request.receivers {
                 Receivers::Listed(list) => list,
                 Receivers::Others => !sender_bit,
@@ -61,28 +61,23 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
 
     /// Adds sources to a vCPU's pending SGI.
     pub(super) fn set_sources(&mut self, vcpu: usize, intid: u32, sources: u8) -> Kicks {
-        let sources = sources & self.all_vcpus();
+        let sources = sources & self.all_vcpus;
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
-        if sources & !interrupt.sources == 0 {
+        if sources & !interrupt.sources() == 0 {
             return Kicks::NONE;
         }
-        interrupt.sources |= sources;
+        interrupt.add_sources(sources);
         self.settle(vcpu, intid)
     }
 
     /// Takes sources away from a vCPU's pending SGI.
     pub(super) fn clear_sources(&mut self, vcpu: usize, intid: u32, sources: u8) -> Kicks {
         let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
-        if sources & interrupt.sources == 0 {
+        if sources & interrupt.sources() == 0 {
             return Kicks::NONE;
         }
-        interrupt.sources &= !sources;
+        interrupt.remove_sources(sources);
         self.settle(vcpu, intid)
-    }
-
-    /// One bit for each vCPU of the VM.
-    pub(super) fn all_vcpus(&self) -> u8 {
-        (0xff_u32 >> (8 - self.nr_vcpus.clamp(1, 8))) as u8
     }
 }
 
