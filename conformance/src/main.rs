@@ -13,6 +13,7 @@ mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod cpu;
 mod dirty_log;
+mod escapes;
 mod irqchip;
 mod lifetimes;
 mod live_memory;
@@ -72,6 +73,7 @@ const TOPICS: &[Topic] = &[
     ("irqchip", irqchip::CASES),
     ("run", run::CASES),
     ("aborts", aborts::CASES),
+    ("escapes", escapes::CASES),
     ("live memory", live_memory::CASES),
     ("wild", wild::CASES),
     ("lifetimes", lifetimes::CASES),

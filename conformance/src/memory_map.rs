@@ -59,6 +59,14 @@ impl Memory {
         Ok(Self { start: unsafe { start.byte_add(skip) }.cast(), bytes, hole: Mutex::new(0..0) })
     }
 
+    /// Zeroed memory at an address that is free (EEXIST).
+    pub fn at(address: usize, bytes: usize) -> Result<Self, Errno> {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
+        // SAFETY: a new mapping that replaces none.
+        let start = unsafe { mman::mmap_anonymous(NonZeroUsize::new(address), size(bytes)?, RIGHTS, flags) }?;
+        Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
+    }
+
     /// The memory of a file.
     pub fn of_file(file: &File, bytes: usize, shared: bool) -> Result<Self, Errno> {
         let sharing = if shared { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
@@ -78,7 +86,7 @@ impl Memory {
         self.start.as_ptr() as usize as u64 + offset as u64
     }
 
-    fn at(&self, range: &Range<usize>) -> NonNull<u8> {
+    fn pages(&self, range: &Range<usize>) -> NonNull<u8> {
         assert!(range.start < range.end && range.end <= self.bytes && range.start.is_multiple_of(PAGE));
         // SAFETY: within the memory (just checked).
         unsafe { self.start.byte_add(range.start) }
@@ -110,14 +118,14 @@ impl Memory {
 
     /// `madvise`.
     pub fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> Result<(), Errno> {
-        let at = self.at(&range);
+        let at = self.pages(&range);
         // SAFETY: memory of this value alone, whose contents nobody relies on: it is read atomically, and may be discarded.
         unsafe { madvise(at.cast(), range.len(), advice) }
     }
 
     /// `mprotect`, to reading only or to both.
     pub fn protect(&self, range: Range<usize>, writable: bool) -> Result<(), Errno> {
-        let at = self.at(&range);
+        let at = self.pages(&range);
         let rights = if writable { RIGHTS } else { ProtFlags::PROT_READ };
         // SAFETY: memory of this value alone. A write of this process to it would end the process.
         unsafe { mprotect(at.cast(), range.len(), rights) }
@@ -125,7 +133,7 @@ impl Memory {
 
     /// `munmap`. There is one hole at most.
     pub fn unmap(&self, range: Range<usize>) -> Result<(), Errno> {
-        let at = self.at(&range);
+        let at = self.pages(&range);
         let mut hole = self.hole.lock().expect("no access panics");
         assert!(hole.is_empty());
         *hole = range.clone();
@@ -135,7 +143,7 @@ impl Memory {
 
     /// Maps zeroed memory in place of what is there.
     pub fn map_again(&self, range: Range<usize>) -> Result<(), Errno> {
-        let at = self.at(&range);
+        let at = self.pages(&range);
         let address = NonZeroUsize::new(at.as_ptr() as usize);
         let mut hole = self.hole.lock().expect("no access panics");
         // SAFETY: replaces memory of this value alone.
@@ -148,7 +156,7 @@ impl Memory {
 
     /// `mremap`: all of `other` takes the place of what is at `offset`. A page that was there goes.
     pub fn take_over(&self, offset: usize, other: Memory) -> Result<(), Errno> {
-        let at = self.at(&(offset..offset + other.bytes));
+        let at = self.pages(&(offset..offset + other.bytes));
         let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
         // SAFETY: both are memory of these values alone, and `other` goes.
         unsafe { mremap(other.start.cast(), other.bytes, other.bytes, flags, Some(at.cast())) }?;

@@ -10,6 +10,10 @@
 //! Of the host's, some need no keeping: CSSELR and PAR are written and read back with interrupts off, or in kernels that cannot be
 //! preempted between, and never around a KVM_RUN; LR and SPSR of IRQ and FIQ mode are live only in handlers; SP_usr is in the
 //! kernel's frame of the system call. r8 to r12 and SP of FIQ mode are a FIQ handler's to keep from one FIQ to the next.
+//!
+//! FCSEIDR is nobody's. With the Multiprocessing Extensions there is no FCSE and the register ignores writes, but QEMU's ARMv7 cores
+//! have it all the same: what a guest writes there would move the addresses below 32 MiB of whoever runs next on the CPU. It is
+//! made zero whenever the host's state is loaded, and so is zero for the next guest too. The kernel's own addresses are higher.
 
 use crate::per_cpu::PerCpu;
 use crate::{traps, vfp, vtimer};
@@ -134,6 +138,8 @@ unsafe extern "C" fn load_host(from: *const HostDeferred) {
         write!("r8", cpacr),
         write!("r9", tpidrurw),
         write!("r10", cntkctl),
+        "mov r1, #0",
+        write!("r1", fcseidr),
         "pop {{r4-r10, pc}}",
     )
 }

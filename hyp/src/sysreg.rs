@@ -96,6 +96,7 @@ cp15! { $
     amair1: 0, "c10", "c3", 1;
     vbar: 0, "c12", "c0", 0;
     contextidr: 0, "c13", "c0", 1;
+    fcseidr: 0, "c13", "c0", 0;
     tpidrurw: 0, "c13", "c0", 2;
     tpidruro: 0, "c13", "c0", 3;
     tpidrprw: 0, "c13", "c0", 4;
