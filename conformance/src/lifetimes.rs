@@ -13,6 +13,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
+use crate::left_behind::{await_no_users, pages_in_use, users};
 use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu, await_that, region};
 use crate::memory_map::{Memory, PAGE, memory_file};
 use crate::sys::{on_cpu, process, unload};
@@ -235,17 +236,6 @@ fn many() -> Verdict {
     Ok(())
 }
 
-/// The module's name.
-const MODULE: &str = "worldswitch";
-
-/// How many users the module has; `None` where KVM is something else.
-fn users() -> Result<Option<u32>, Failure> {
-    let modules =
-        std::fs::read_to_string("/proc/modules").map_err(|error| Failure::new(format!("/proc/modules: {error}")))?;
-    let line = modules.lines().find_map(|line| line.strip_prefix(MODULE)?.strip_prefix(' '));
-    Ok(line.and_then(|line| line.split(' ').nth(1)?.parse().ok()))
-}
-
 fn use_count() -> Verdict {
     let Some(before) = users()? else { return Ok(()) };
     equal(before, 0, "users while nothing is open")?;
@@ -258,24 +248,7 @@ fn use_count() -> Verdict {
     unload(c"worldswitch").fails(Errno::EAGAIN, "unloading the module")?;
     holds(vcpu.number() > 2, "the vCPU is open")?;
     drop(vcpu);
-    await_that(|| matches!(users(), Ok(Some(0)))).succeeds("waiting until nobody uses the module")
-}
-
-/// Pages in use, but for what is a cache. Those that a CPU keeps at hand are free, though `MemFree` does not count them.
-fn used() -> Result<i64, Failure> {
-    // What can be freed is, so that it does not count.
-    let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
-    let read = |file: &str| std::fs::read_to_string(file).map_err(|error| Failure::new(format!("{file}: {error}")));
-    let sum = |text: &str, names: &[&str]| -> i64 {
-        let number = |line: &str| {
-            let (name, number) = line.trim().split_once(' ')?;
-            names.contains(&name).then(|| number.trim().parse::<i64>().ok())?
-        };
-        text.lines().filter_map(number).sum()
-    };
-    let zones = read("/proc/zoneinfo")?;
-    let caches = sum(&read("/proc/vmstat")?, &["nr_file_pages", "nr_slab_reclaimable"]);
-    Ok(sum(&zones, &["managed"]) - sum(&zones, &["nr_free_pages", "count:"]) - caches)
+    await_no_users()
 }
 
 /// Pages that a process may seem to leave behind: less than the one that a single thing forgotten would take.
@@ -287,12 +260,12 @@ const PROCESSES: u32 = 100;
 /// shows in each round anew.
 fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
     let mut growth = Vec::new();
-    let mut before = used()?;
+    let mut before = pages_in_use()?;
     for _ in 0..4 {
         for _ in 0..PROCESSES {
             one()?;
         }
-        let now = used()?;
+        let now = pages_in_use()?;
         growth.push(now - before);
         before = now;
     }

@@ -15,11 +15,13 @@ mod cpu;
 mod dirty_log;
 mod escapes;
 mod irqchip;
+mod left_behind;
 mod lifetimes;
 mod live_memory;
 mod machine;
 mod memory;
 mod memory_map;
+mod races;
 mod registers;
 mod residency;
 mod run;
@@ -28,7 +30,6 @@ mod system;
 mod vcpu;
 mod verdict;
 mod vm;
-mod wild;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -75,7 +76,7 @@ const TOPICS: &[Topic] = &[
     ("aborts", aborts::CASES),
     ("escapes", escapes::CASES),
     ("live memory", live_memory::CASES),
-    ("wild", wild::CASES),
+    ("races", races::CASES),
     ("lifetimes", lifetimes::CASES),
 ];
 

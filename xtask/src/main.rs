@@ -8,6 +8,7 @@ mod board;
 mod build;
 mod child;
 mod console;
+mod fuzz;
 mod host;
 mod initramfs;
 mod layout;
@@ -46,6 +47,8 @@ enum Task {
     Host(host::HostCommand),
     /// Runs every test: N passed, N failed
     Test(test::TestCommand),
+    /// Has processes and guests that mean harm try a host, for minutes
+    Fuzz(fuzz::FuzzCommand),
     /// Measures what each operation of a virtual machine costs, in instructions
     Bench(bench::BenchCommand),
 }
@@ -75,6 +78,7 @@ fn perform(task: &Task) -> anyhow::Result<u8> {
         Task::Run(command) => run::run(&layout, command),
         Task::Host(command) => host::run(&layout, command),
         Task::Test(command) => test::run(&layout, command),
+        Task::Fuzz(command) => fuzz::run(&layout, command),
         Task::Bench(command) => bench::run(&layout, command),
     }
 }

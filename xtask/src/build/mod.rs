@@ -84,9 +84,10 @@ fn rust_object(layout: &Layout) -> Result<PathBuf> {
 }
 
 /// The crates of programs that run in the host, and what their programs are called.
-pub const HOST_PROGRAMS: [(&str, &str); 4] = [
+pub const HOST_PROGRAMS: [(&str, &str); 5] = [
     ("wsvm", "wsvm"),
     ("worldswitch-conformance", "kvm-conformance"),
+    ("worldswitch-conformance", "kvm-fuzz"),
     ("worldswitch-conformance", "host-witness"),
     ("worldswitch-conformance", "kexec-again"),
 ];

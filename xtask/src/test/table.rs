@@ -312,6 +312,19 @@ const DEFAULT_HOST: &[Test] = &[
     .expecting(&[Lines(1)]),
     ROLL_OVERS,
     CONFORMANCE,
+    Test::of(
+        "wild guests: a process of the host beside them keeps its registers and its clock",
+        "host-witness 0 sh -c 'kvm-fuzz --seconds 8 --only guests >/tmp/fuzz'
+        status=$?
+        grep '^not ok' /tmp/fuzz
+        exit $status",
+    )
+    .expecting(&[Report]),
+    Test::of("hostile processes and wild guests", "kvm-fuzz --seconds 20").within(300).expecting(&[Report]),
+    Test::of(
+        "after hostile processes the module can be unloaded, and loaded again it runs a guest",
+        "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko && bare first_light",
+    ),
 ];
 
 /// What happens to a host under its guests, and to guests of several CPUs.
@@ -493,7 +506,7 @@ const HIBERNATION: &[Test] = &[Test::of(
 macro_rules! again {
     () => {
         "cd / && {
-            find init bin etc guests lib ! -name kvm-conformance
+            find init bin etc guests lib ! -name kvm-conformance ! -name kvm-fuzz
             find dev dev/console dev/null proc root run sbin sys tmp usr -maxdepth 0
         } | cpio -o -H newc >/tmp/again.cpio 2>/dev/null
         "
