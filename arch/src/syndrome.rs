@@ -350,6 +350,14 @@ const FAULT_KIND: u32 = 0b1111 << 2;
 const FAULT_KIND_TRANSLATION: u32 = 0b0001 << 2;
 const FAULT_KIND_PERMISSION: u32 = 0b0011 << 2;
 
+/// What a data abort's syndrome says apart from the instruction: whether it was maintenance, whether it wrote, and the fault status.
+pub const fn without_instruction(hsr: u32) -> u32 {
+    const CM: u32 = 1 << 8;
+    const WNR: u32 = 1 << 6;
+    const FAULT_STATUS: u32 = 0x3f;
+    hsr & (CM | WNR | FAULT_STATUS)
+}
+
 /// HPFAR for an IPA that was found by address translation, in the register's own format.
 pub const fn hpfar(ipa: Ipa) -> u32 {
     ((ipa.get() >> 8) as u32) & !0xf

@@ -134,6 +134,17 @@ pub fn preferred_target(vm: &Fd) -> Result<VcpuInit, Failure> {
     Ok(init)
 }
 
+/// Writes all registers of one vCPU into another, in the order of their list.
+pub fn copy_registers(from: &Vcpu, to: &Vcpu) -> Verdict {
+    let (count, ids, _) = from.fd.register_list(1024);
+    equal(ids.len() as u64, count, "the registers that were listed")?;
+    for id in ids {
+        let value = from.fd.register(id).succeeds(format_args!("reading register {id:#x}"))?;
+        to.fd.set_register(id, value).succeeds(format_args!("writing {value:#x} to register {id:#x}"))?;
+    }
+    Ok(())
+}
+
 /// KVM_SET_DEVICE_ATTR with a value.
 pub fn set_attribute(device: &Fd, group: u32, attr: u64, mut value: u64) -> Answer {
     device.attribute(uapi::KVM_SET_DEVICE_ATTR, group, attr, &mut value)
@@ -184,6 +195,14 @@ impl Vcpu {
         )?;
         self.page.answer(u64::from(answer).to_le_bytes());
         Ok(())
+    }
+
+    /// Has the access that KVM_RUN last returned for done, and no more: only then is the vCPU's state of one piece.
+    pub fn finish_access(&self) -> Verdict {
+        self.page.exit_immediately(true);
+        let answer = self.run();
+        self.page.exit_immediately(false);
+        answer.fails(Errno::EINTR, "KVM_RUN that is to leave at once")
     }
 
     /// Runs until the guest ends the machine.

@@ -15,6 +15,7 @@ mod cpu;
 mod dirty_log;
 mod escapes;
 mod irqchip;
+mod irqchip_state;
 mod left_behind;
 mod lifetimes;
 mod live_memory;
@@ -27,7 +28,9 @@ mod residency;
 mod run;
 mod sys;
 mod system;
+mod user_irq;
 mod vcpu;
+mod vcpu_state;
 mod verdict;
 mod vm;
 
@@ -69,9 +72,12 @@ const TOPICS: &[Topic] = &[
     ("memory", memory::CASES),
     ("dirty log", dirty_log::CASES),
     ("vcpu", vcpu::CASES),
+    ("vcpu state", vcpu_state::CASES),
     ("registers", registers::CASES),
     ("residency", residency::CASES),
     ("irqchip", irqchip::CASES),
+    ("irqchip state", irqchip_state::CASES),
+    ("user irq", user_irq::CASES),
     ("run", run::CASES),
     ("aborts", aborts::CASES),
     ("escapes", escapes::CASES),

@@ -45,6 +45,8 @@ unsafe impl NoAddress for uapi::CreateDevice {}
 unsafe impl NoAddress for uapi::DeviceAddr {}
 // SAFETY: a number.
 unsafe impl NoAddress for uapi::MpState {}
+// SAFETY: numbers.
+unsafe impl NoAddress for uapi::VcpuEvents {}
 // SAFETY: numbers, of which none is an address for any capability there is.
 unsafe impl NoAddress for uapi::EnableCap {}
 
@@ -307,6 +309,12 @@ impl RunPage {
             ((&raw const (*run).exit_reason).read_volatile(), payload.read_volatile())
         };
         Exit::decode(reason, &payload)
+    }
+
+    /// `device_irq_level`.
+    pub fn device_irq_level(&self) -> u64 {
+        // SAFETY: as in `exit`.
+        unsafe { (&raw const (*self.page.as_ptr()).device_irq_level).read_volatile() }
     }
 
     /// Sets the exit reason, to see whether the kernel does.

@@ -58,6 +58,11 @@ const ALWAYS: &[(u32, i32)] = &[
     (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1),
     (KVM_CAP_ENABLE_CAP_VM, 1),
     (KVM_CAP_IMMEDIATE_EXIT, 1),
+    (KVM_CAP_VCPU_EVENTS, 1),
+    (KVM_CAP_ARM_USER_IRQ, 1),
+    (KVM_CAP_ARM_IRQ_LINE_LAYOUT_2, 1),
+    (KVM_CAP_ARM_NISV_TO_USER, 1),
+    (KVM_CAP_ARM_INJECT_EXT_DABT, 1),
 ];
 
 /// Extensions that a kernel may be without, and what they are if not.
@@ -66,15 +71,10 @@ const OPTIONAL: &[(u32, i32)] = &[
     (KVM_CAP_IRQ_ROUTING, 4096),
     (KVM_CAP_IRQFD, 1),
     (KVM_CAP_IOEVENTFD, 1),
-    (KVM_CAP_VCPU_EVENTS, 1),
     (KVM_CAP_SIGNAL_MSI, 1),
     (KVM_CAP_IRQFD_RESAMPLE, 1),
     (KVM_CAP_IOEVENTFD_ANY_LENGTH, 1),
-    (KVM_CAP_ARM_USER_IRQ, 1),
     (KVM_CAP_COALESCED_PIO, 1),
-    (KVM_CAP_ARM_IRQ_LINE_LAYOUT_2, 1),
-    (KVM_CAP_ARM_NISV_TO_USER, 1),
-    (KVM_CAP_ARM_INJECT_EXT_DABT, 1),
 ];
 
 fn extensions() -> Verdict {

@@ -174,8 +174,19 @@ fn not_arm() -> Verdict {
 fn bad_pointers() -> Verdict {
     let vcpu = machine()?.vcpu(0)?;
     for at in Nowhere::ALL {
-        let calls =
-            [KVM_ARM_VCPU_INIT, KVM_GET_ONE_REG, KVM_SET_ONE_REG, KVM_GET_REG_LIST, KVM_GET_MP_STATE, KVM_SET_MP_STATE];
+        let calls = [
+            KVM_ARM_VCPU_INIT,
+            KVM_GET_ONE_REG,
+            KVM_SET_ONE_REG,
+            KVM_GET_REG_LIST,
+            KVM_GET_MP_STATE,
+            KVM_SET_MP_STATE,
+            KVM_GET_VCPU_EVENTS,
+            KVM_SET_VCPU_EVENTS,
+            KVM_SET_DEVICE_ATTR,
+            KVM_GET_DEVICE_ATTR,
+            KVM_HAS_DEVICE_ATTR,
+        ];
         for number in calls {
             vcpu.fd.nowhere(number, at).fails(Errno::EFAULT, format_args!("ioctl {number:#x} at {at:?}"))?;
         }

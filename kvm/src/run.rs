@@ -37,7 +37,7 @@ use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVEN
 pub enum Return {
     /// With success, and this in `struct kvm_run`.
     Exit(Exit),
-    /// A signal is pending, or the process asked not to enter (EINTR).
+    /// A signal is pending, the process asked not to enter, or it is to be told a timer's level (EINTR).
     Interrupted,
     /// The process's memory cannot be had (EFAULT, EHWPOISON, ENOMEM).
     Unresolved(Unresolved),
@@ -93,8 +93,11 @@ pub fn run<H: Host>(
         return Return::Irqchip(error);
     }
     let mut turn = Run { hypervisor, vm, vcpu, number, state };
+    vm.begin_run(vcpu, &mut turn.state.cpu_interface);
     let result = turn.until_wanted();
     turn.state.alarm.set(None);
+    turn.tell_process();
+    vm.end_run(vcpu, &turn.state.cpu_interface);
     result
 }
 
@@ -105,7 +108,7 @@ impl<H: Host> Run<'_, H> {
             if self.hypervisor.host.signal_pending() {
                 return Return::Interrupted;
             }
-            if !self.is_on() {
+            if !self.is_on() || self.process_is_behind() {
                 return Return::Interrupted;
             }
             if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
@@ -279,14 +282,14 @@ impl<H: Host> Run<'_, H> {
         let now = host.counter();
         let due =
             [vtimer::deadline(&self.state.context.timer, now), self.state.context.physical_timer.deadline(|| now)];
-        // A timer that is asserted already has told the interrupt controller so, if there is one; it is not waited for.
-        let told = if self.vm.has_running_irqchip() { self.state.timer_lines } else { [false; 2] };
-        let due = due.iter().zip(told).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
+        // A timer that is asserted already has told the interrupt controller so, whoever emulates it; it is not waited for.
+        let due = due.iter().zip(self.state.timer_lines).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
         let Self { vm, vcpu, number, state, .. } = self;
         let vmcr = state.cpu_interface.vmcr;
         let wake = vcpu.waiter().wait(|| {
             let ready = due.is_some_and(|due| host.counter() >= due)
                 || vm.with_vgic(|vgic| vgic.has_deliverable(*number, vmcr)).unwrap_or(false)
+                || !vcpu.lines().is_empty()
                 || vcpu.power().off;
             if !ready {
                 // Each time: it may have woken us a little too early.

@@ -5,7 +5,7 @@ use super::machine::*;
 use super::*;
 use crate::vm::Hardware;
 use arch::cp15::reg;
-use arch::hyp_registers::CntCtl;
+use arch::hyp_registers::{CntCtl, Hcr};
 use arch::psr::Psr;
 use hyp_abi::context::VcpuContext;
 use std::boxed::Box;
@@ -136,6 +136,11 @@ fn wfi_sleeps_until_the_virtual_timer_is_due() {
             at(4, |_| ExitCode::Interrupt),
         ]);
         assert_eq!(machine.run(0), Return::Interrupted);
+        if !irqchip {
+            // It first has to hear of it.
+            assert_eq!(machine.entries(), 1);
+            assert_eq!(machine.run(0), Return::Interrupted);
+        }
         assert_eq!((sleeps.load(Ordering::SeqCst), wakes(&machine, 0)), (2, 1));
         // Nothing is left set.
         machine.host.advance_to(10_000);
@@ -184,30 +189,78 @@ fn wfi_sleeps_through_an_asserted_timer_whose_interrupt_is_disabled() {
 }
 
 #[test]
-fn without_a_controller_an_asserted_timer_ends_wfi_and_is_held() {
+fn a_process_that_emulates_the_controller_is_told_each_level_of_a_timer_once() {
     let mut machine = Machine::bare(1);
     machine.host.advance_to(1_000);
+    machine.script([at(0, |context| {
+        set_timer(context, ENABLE, 500);
+        context.physical_timer.write(arch::timer::Register::Control, ENABLE.into(), 0);
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((machine.entries(), machine.states[0].told_lines), (1, [true, true]));
     let (held, free) = (machine.host.clone(), machine.host.clone());
     machine.script([
+        at(0, move |_| {
+            assert!(held.is_timer_held(), "it would end each stay at once");
+            ExitCode::Interrupt
+        }),
         at(0, |context| {
-            set_timer(context, ENABLE, 500);
-            trap(context, WFI)
-        }),
-        // Once more, its level being known from the way in.
-        at(4, |context| {
-            context.pc = START;
-            trap(context, WFI)
-        }),
-        at(4, move |context| {
-            assert!(held.is_timer_held());
             set_timer(context, 0, 0);
             ExitCode::Interrupt
         }),
-        at(4, move |_| {
-            assert!(!free.is_timer_held());
-            ExitCode::Interrupt
-        }),
     ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((machine.entries(), machine.states[0].told_lines), (3, [false, true]));
+    machine.script([at(0, move |_| {
+        assert!(!free.is_timer_held());
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.states[0].told_lines, [false, true]);
+}
+
+#[test]
+fn without_a_controller_wfi_waits_for_a_line_or_for_a_timer_to_be_told() {
+    let mut machine = Machine::bare(1);
+    machine.host.advance_to(1_000);
+    let (time, vm) = (machine.host.clone(), machine.vm.clone());
+    let sleeps = on_sleep(
+        &machine,
+        0,
+        vec![
+            Box::new(move || time.advance_to(2_000)),
+            Box::new(move || {
+                assert!(vm.vcpu(0).unwrap().set_line(Hcr::VI, true));
+                vm.vcpu(0).unwrap().kick();
+            }),
+        ],
+    );
+    machine.script([at(0, |context| {
+        set_timer(context, ENABLE, 1_500);
+        trap(context, WFI)
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((sleeps.load(Ordering::SeqCst), machine.states[0].told_lines), (1, [true, false]));
+    // What it was told does not end the next wait.
+    machine.script([
+        at(4, |context| trap(context, WFI)),
+        at(8, |context| {
+            assert_eq!(Hcr::from_bits_retain(context.control.hcr) & (Hcr::VI | Hcr::VF), Hcr::VI);
+            trap(context, WFI)
+        }),
+        at(12, |_| ExitCode::Interrupt),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(sleeps.load(Ordering::SeqCst), 2, "a line that is up ends WFI at once");
+    let lines = machine.vm.clone();
+    assert!(!lines.vcpu(0).unwrap().set_line(Hcr::VI, true));
+    assert!(lines.vcpu(0).unwrap().set_line(Hcr::VF, true));
+    assert!(lines.vcpu(0).unwrap().set_line(Hcr::VI, false));
+    machine.script([at(12, |context| {
+        assert_eq!(Hcr::from_bits_retain(context.control.hcr) & (Hcr::VI | Hcr::VF), Hcr::VF);
+        ExitCode::Interrupt
+    })]);
     assert_eq!(machine.run(0), Return::Interrupted);
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::cp15::IdRegisters;
 use crate::fake;
 use crate::memslots::Region;
+use crate::vgic::Parked;
 use crate::vm::{self, Hardware};
 use arch::addr::{HostPhys, HostVirt};
 use arch::cp15::Cp15;
@@ -225,8 +226,8 @@ impl Machine {
 
     /// Each guest's CPU interface lets interrupts through, from the next entry on.
     pub fn open_interface(&mut self) {
-        for state in &mut self.states {
-            state.cpu_interface.vmcr = OPEN;
+        for (_, vcpu) in self.vm.vcpus() {
+            vcpu.park(Parked { vmcr: OPEN, apr: 0 });
         }
     }
 }

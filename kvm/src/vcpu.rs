@@ -14,9 +14,10 @@ use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
 use crate::mmio::Instruction;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
-use crate::vgic::CpuInterface;
+use crate::vgic::{CpuInterface, Parked};
+use arch::hyp_registers::Hcr;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Whether a vCPU is on, and how it is to start if it just was turned on.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -34,6 +35,12 @@ pub struct Vcpu<H: Host> {
     /// On, and started: what `power` says, without its lock. Written under it.
     runs: AtomicBool,
     power: H::Spin<Power>,
+    /// KVM_RUN is under way: its thread has the vCPU's interrupt interface. See [`crate::irqchip_state`].
+    running: AtomicBool,
+    /// [`Parked::vmcr`] and [`Parked::apr`], while it is not.
+    parked: [AtomicU32; 2],
+    /// HCR.VI and VF: the inputs of a vCPU whose interrupt controller the process emulates.
+    lines: AtomicU32,
 }
 
 impl<H: Host> Vcpu<H> {
@@ -44,6 +51,9 @@ impl<H: Host> Vcpu<H> {
             in_guest: AtomicBool::new(false),
             runs: AtomicBool::new(true),
             power: Lock::new(Power::default()),
+            running: AtomicBool::new(false),
+            parked: [const { AtomicU32::new(0) }; 2],
+            lines: AtomicU32::new(0),
         })
     }
 
@@ -89,6 +99,50 @@ impl<H: Host> Vcpu<H> {
         inside
     }
 
+    /// Whether KVM_RUN is under way.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Says that KVM_RUN begins or ends. At its end what it did before is seen by whoever sees this.
+    pub fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::SeqCst);
+    }
+
+    /// What is left of its CPU interface. Good while KVM_RUN is not under way.
+    pub fn parked(&self) -> Parked {
+        let [vmcr, apr] = &self.parked;
+        Parked { vmcr: vmcr.load(Ordering::Relaxed), apr: apr.load(Ordering::Relaxed) }
+    }
+
+    /// Changes that.
+    pub fn park(&self, interface: Parked) {
+        let [vmcr, apr] = &self.parked;
+        vmcr.store(interface.vmcr, Ordering::Relaxed);
+        apr.store(interface.apr, Ordering::Relaxed);
+    }
+
+    /// HCR.VI and VF, as the process drives them.
+    pub fn lines(&self) -> Hcr {
+        Hcr::from_bits_retain(self.lines.load(Ordering::SeqCst))
+    }
+
+    /// Drives one of them, HCR.VI or VF. [`Self::kick`] follows where that changed something.
+    pub fn set_line(&self, line: Hcr, level: bool) -> bool {
+        let bits = line.intersection(Hcr::VI.union(Hcr::VF)).bits();
+        let before = if level {
+            self.lines.fetch_or(bits, Ordering::SeqCst)
+        } else {
+            self.lines.fetch_and(!bits, Ordering::SeqCst)
+        };
+        before & bits != if level { bits } else { 0 }
+    }
+
+    /// Lowers both.
+    pub fn clear_lines(&self) {
+        self.lines.store(0, Ordering::SeqCst);
+    }
+
     /// Marks it as in the guest. Interrupts are off.
     pub fn set_in_guest(&self, inside: bool) {
         self.in_guest.store(inside, Ordering::SeqCst);
@@ -116,6 +170,8 @@ pub struct VcpuState<H: Host> {
     pub lost: bool,
     /// The level that the vGIC was last told for the virtual and the physical timer.
     pub timer_lines: [bool; 2],
+    /// The levels that a process that emulates the interrupt controller was last told.
+    pub told_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
     pub alarm: Alarm<H>,
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
@@ -136,6 +192,7 @@ impl<H: Host> VcpuState<H> {
             initialised: false,
             lost: false,
             timer_lines: [false; 2],
+            told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
             answers_as_of: None,
         })

@@ -8,15 +8,16 @@
 use crate::cp15::IdRegisters;
 use crate::guest_memory::GuestMemory;
 use crate::host::{Host, Lock, OutOfMemory};
+use crate::irqchip_state::Standstill;
 use crate::psci::{BranchHardening, Firmware, StoreBypass, Version};
+use crate::timer_interrupts::TimerPpis;
 use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Invalid, Kicks, Vgic};
 use crate::vmid::{LastRan, Vmids};
-use crate::vtimer;
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::core_id::{BranchPredictor, Core, Midr};
 use arch::gic::MAX_CPUS;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What the hardware offers to VMs.
 #[derive(Clone, Copy, Debug)]
@@ -160,6 +161,12 @@ pub struct Vm<H: Host> {
     pub memory: GuestMemory<H>,
     /// Where each vCPU last ran.
     pub last_ran: LastRan<H>,
+    /// Which PPIs the timers drive.
+    pub timer_ppis: TimerPpis,
+    /// Whether somebody works with the interrupt controller of vCPUs that stand still.
+    pub standstill: Standstill,
+    /// Accesses that can neither be described nor carried out are the process's (KVM_CAP_ARM_NISV_TO_USER).
+    pub undescribed_to_process: AtomicBool,
     vcpus: H::Array<Option<Vcpu<H>>>,
     /// Bit n: vCPU n was created.
     created: AtomicU32,
@@ -192,6 +199,9 @@ impl<H: Host> Vm<H> {
         Ok(Self {
             memory: GuestMemory::new(host.clone(), user_end)?,
             last_ran: LastRan::new(host)?,
+            timer_ppis: TimerPpis::default(),
+            standstill: Standstill::default(),
+            undescribed_to_process: AtomicBool::new(false),
             vcpus,
             created: AtomicU32::new(0),
             irqchip: Lock::new(irqchip),
@@ -388,13 +398,7 @@ impl<H: Host> Vm<H> {
         }
         let storage = hypervisor.host.array(VmVgic::<H>::storage(vcpus, nr_irqs), |_| Interrupt::default())?;
         let made = Vgic::new(vcpus, nr_irqs, storage, hypervisor.hardware.list_registers);
-        let mut made = made.map_err(|_| IrqchipError::Invalid)?;
-        if let Some(physical) = hypervisor.hardware.timer_interrupt {
-            for vcpu in 0..vcpus {
-                made.map_hw(vcpu, vtimer::VIRTUAL_PPI, physical).map_err(|_| IrqchipError::Invalid)?;
-            }
-        }
-        let mut made = Some(made);
+        let mut made = Some(made.map_err(|_| IrqchipError::Invalid)?);
         Ok(hypervisor.host.array(1, |_| made.take())?)
     }
 
@@ -419,6 +423,7 @@ impl<H: Host> Vm<H> {
             (dist, cpu)
         };
         self.initialise_irqchip(hypervisor)?;
+        self.tie_timers(hypervisor)?;
         self.settled.irqchip_at(dist, cpu);
         Ok(())
     }
@@ -457,6 +462,12 @@ impl<H: Host> Vm<H> {
         Some(result)
     }
 
+    /// Does something under the interrupt controller's lock; whether the process asked for one is passed on.
+    pub(crate) fn with_irqchip_lock<R>(&self, work: impl FnOnce(bool) -> R) -> R {
+        let irqchip = self.irqchip.lock();
+        work(irqchip.wanted)
+    }
+
     /// Looks at the interrupt controller, if it is made.
     pub fn look_at_vgic<R>(&self, look: impl FnOnce(&VmVgic<H>) -> R) -> Option<R> {
         let irqchip = self.irqchip.lock();
@@ -493,7 +504,7 @@ impl<H: Host> Vm<H> {
 
     /// Drives an interrupt line. `vcpu` says whose, if it is private. The lines of the timers are their own.
     pub fn set_line(&self, vcpu: usize, intid: u32, level: bool) -> Result<(), Invalid> {
-        if matches!(intid, vtimer::VIRTUAL_PPI | vtimer::PHYSICAL_PPI) {
+        if self.timer_ppis.get().contains(&intid) {
             return Err(Invalid::Interrupt);
         }
         let kicks = self.with_vgic(|vgic| vgic.set_level(vcpu, intid, level)).unwrap_or(Err(Invalid::Interrupt))?;

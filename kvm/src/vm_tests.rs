@@ -165,10 +165,11 @@ fn it_is_made_for_the_vcpus_that_there_are() {
 #[test]
 fn every_vcpus_timer_is_tied_to_the_hardware() {
     let machine = Machine::new(3);
+    machine.vm.prepare_to_run(&machine.hypervisor).unwrap();
     for vcpu in 0..3 {
         let in_flight = machine.vm.with_vgic(|vgic| {
-            let _ = vgic.set_level(vcpu, vtimer::VIRTUAL_PPI, true);
-            [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI].map(|ppi| vgic.hw_active(vcpu, ppi))
+            let _ = vgic.set_level(vcpu, 27, true);
+            [27, 30].map(|ppi| vgic.hw_active(vcpu, ppi))
         });
         assert_eq!(in_flight, Some([true, false]), "vCPU {vcpu}");
     }

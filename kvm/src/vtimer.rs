@@ -3,7 +3,7 @@
 //!
 //! The *virtual* timer is hardware: the world switch loads CNTV_CTL, CNTV_CVAL and CNTVOFF, and its interrupt reaches the
 //! host as long as the vCPU is loaded. What is needed here is to tell, while it is not loaded, whether its output is
-//! asserted (the input of the vCPU's PPI 27 in the vGIC) and at which count of the host it will be, to wake the vCPU from WFI.
+//! asserted (the input of one of the vCPU's PPIs in the vGIC) and at which count of the host it will be, to wake the vCPU from WFI.
 //!
 //! The *physical* timer is the host's, so the guest's accesses to it trap (CNTHCTL.PL1PCEN clear) and
 //! [`PhysicalTimer`](arch::timer::PhysicalTimer) answers them; the host's own timers stand in for its comparator. The physical
@@ -15,11 +15,6 @@
 
 use arch::timer::{output, read_control, until_output};
 use hyp_abi::context::Timer;
-
-/// The PPI that the virtual timer drives, unless the VM says otherwise.
-pub const VIRTUAL_PPI: u32 = 27;
-/// The PPI that the physical timer drives, unless the VM says otherwise.
-pub const PHYSICAL_PPI: u32 = 30;
 
 /// The virtual timer's count when the host's is `now`.
 pub fn virtual_count(timer: &Timer, now: u64) -> u64 {

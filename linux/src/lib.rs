@@ -28,6 +28,7 @@ mod resident;
 mod system;
 mod user;
 mod vcpu;
+mod vcpu_state;
 mod vm;
 mod vmid_debug;
 mod waiter;

@@ -49,6 +49,11 @@ pub fn check_extension(capability: usize) -> i32 {
         | KVM_CAP_ENABLE_CAP_VM
         | KVM_CAP_CHECK_EXTENSION_VM
         | KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+        | KVM_CAP_VCPU_EVENTS
+        | KVM_CAP_ARM_USER_IRQ
+        | KVM_CAP_ARM_IRQ_LINE_LAYOUT_2
+        | KVM_CAP_ARM_NISV_TO_USER
+        | KVM_CAP_ARM_INJECT_EXT_DABT
         | KVM_CAP_IMMEDIATE_EXIT => 1,
         KVM_CAP_NR_VCPUS => ffi::ws_online_cpus() as i32,
         KVM_CAP_MAX_VCPUS => Vm::<Kernel>::MAX_VCPUS as i32,

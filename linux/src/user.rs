@@ -33,6 +33,7 @@ plain!(
     uapi::vcpu::SignalMask,
     uapi::memory::DirtyLog,
     uapi::memory::ClearDirtyLog,
+    uapi::vcpu::VcpuEvents,
     uapi::caps::EnableCap,
 );
 // SAFETY: an array of plain values.

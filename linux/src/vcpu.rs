@@ -12,6 +12,7 @@ use crate::lock::Mutex;
 use crate::pages::LowmemPage;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
+use crate::vcpu_state;
 use crate::vm::{Kind, VmObject, descriptor, preferred};
 use core::ffi::c_void;
 use core::mem::offset_of;
@@ -129,6 +130,9 @@ impl VcpuObject {
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
         let switches = inner.state.context.exit.vfp_switches.wrapping_sub(switches_before);
         VFP_SWITCHES.fetch_add(switches, Ordering::Relaxed);
+        if !self.vm.vm.has_running_irqchip() {
+            self.set_shared(offset_of!(Run, device_irq_level), vcpu_state::device_irq_level(&inner.state));
+        }
         if inner.sigmask.is_some() {
             // SAFETY: set above, on this thread.
             unsafe { ffi::ws_sigmask_restore() };
@@ -184,6 +188,7 @@ impl VcpuObject {
         state.lost = false;
         let vcpu = self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?;
         vcpu.change_power(|power| *power = Power { off: request.has(KVM_ARM_VCPU_POWER_OFF), start: None });
+        vcpu.clear_lines();
         Ok(0)
     }
 
@@ -283,6 +288,12 @@ impl VcpuObject {
             KVM_GET_MP_STATE => self.get_mp_state(at),
             KVM_SET_MP_STATE => self.set_mp_state(at),
             KVM_SET_SIGNAL_MASK => self.set_signal_mask(&mut inner, argument),
+            KVM_GET_VCPU_EVENTS | KVM_SET_VCPU_EVENTS if !initialised => Err(Errno::ENOEXEC),
+            KVM_GET_VCPU_EVENTS => vcpu_state::get_events(&inner.state, at),
+            KVM_SET_VCPU_EVENTS => vcpu_state::set_events(&mut inner.state, at),
+            KVM_SET_DEVICE_ATTR => vcpu_state::set_attribute(&self.vm.vm, at),
+            KVM_GET_DEVICE_ATTR => vcpu_state::get_attribute(&self.vm.vm, at),
+            KVM_HAS_DEVICE_ATTR => vcpu_state::has_attribute(at),
             _ => Err(Errno::EINVAL),
         }
     }

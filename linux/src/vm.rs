@@ -13,6 +13,7 @@ use crate::user::UserAddress;
 use crate::{capability, device, dirty_log, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::core_id::{Core, Midr};
+use arch::hyp_registers::Hcr;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kvm::memslots::{Region, SlotError};
@@ -20,7 +21,7 @@ use kvm::vgic::Invalid;
 use kvm::vm::{IrqchipError, Vm};
 use uapi::device::{CreateDevice, DeviceAddr, KVM_ARM_DEVICE_VGIC_V2};
 use uapi::ioctl::*;
-use uapi::irq::{IrqLevel, IrqLine};
+use uapi::irq::{IrqLevel, IrqLine, KVM_ARM_IRQ_CPU_FIQ, KVM_ARM_IRQ_CPU_IRQ};
 use uapi::memory::UserspaceMemoryRegion;
 use uapi::vcpu::{KVM_ARM_TARGET_CORTEX_A7, KVM_ARM_TARGET_CORTEX_A15, VcpuInit};
 
@@ -137,8 +138,19 @@ fn irq_line(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
     let request: IrqLevel = argument.read()?;
     let level = request.level != 0;
     match IrqLine::decode(request.irq).ok_or(Errno::EINVAL)? {
-        // A vCPU's own lines exist where the process emulates the interrupt controller (KVM_CAP_ARM_USER_IRQ), which is not offered.
-        IrqLine::Cpu { .. } => return Err(Errno::ENXIO),
+        // A vCPU's own lines exist where the process emulates the interrupt controller (KVM_CAP_ARM_USER_IRQ).
+        IrqLine::Cpu { .. } if vm.has_irqchip() => return Err(Errno::ENXIO),
+        IrqLine::Cpu { vcpu, number } => {
+            let vcpu = vm.vcpu(vcpu.into()).ok_or(Errno::EINVAL)?;
+            let line = match number {
+                KVM_ARM_IRQ_CPU_IRQ => Hcr::VI,
+                KVM_ARM_IRQ_CPU_FIQ => Hcr::VF,
+                _ => return Err(Errno::EINVAL),
+            };
+            if vcpu.set_line(line, level) {
+                vcpu.kick();
+            }
+        }
         _ if !vm.has_irqchip() => return Err(Errno::ENXIO),
         IrqLine::Ppi { vcpu, number } => {
             let vcpu = usize::from(vcpu);

@@ -17,6 +17,7 @@ use arch::addr::Ipa;
 use arch::condition::InstructionLength;
 use arch::fault::FaultStatus;
 use arch::syndrome::{self, DataAbort};
+use core::sync::atomic::Ordering;
 use uapi::run::{Exit, Mmio};
 
 impl<H: Host> Run<'_, H> {
@@ -88,6 +89,10 @@ impl<H: Host> Run<'_, H> {
         let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
             Ok(transfer) => transfer,
             Err(Refused::Changed) => return Next::Enter,
+            Err(Refused::Unsupported) if self.vm.undescribed_to_process.load(Ordering::Relaxed) => {
+                let esr_iss = syndrome::without_instruction(self.state.context.exit.hsr).into();
+                return Next::Leave(Return::Exit(Exit::ArmNisv { esr_iss, fault_ipa: ipa.get() }));
+            }
             Err(Refused::Unsupported) => return Next::Leave(Return::NoSyndrome),
         };
         let mut next = transfer.access();

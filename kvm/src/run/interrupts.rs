@@ -3,11 +3,16 @@
 //!
 //! Timers drive their lines of the interrupt controller; what is pending goes to list registers, and what became of it is read
 //! back. A vCPU that no interrupt concerns asks the interrupt controller nothing ([`Vm::is_concerned`](crate::vm::Vm)).
+//!
+//! Where the process emulates the interrupt controller (KVM_CAP_ARM_USER_IRQ), it drives the vCPU's own two inputs, HCR.VI and VF, and
+//! is told the timers' levels in `struct kvm_run`: each change ends KVM_RUN. A level that it was told does not interrupt the host
+//! any more until it changes.
 
 use super::Run;
 use crate::host::Host;
 use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
 use crate::vtimer;
+use arch::hyp_registers::Hcr;
 use core::ops::DerefMut;
 
 impl<H: Host> Run<'_, H> {
@@ -16,13 +21,29 @@ impl<H: Host> Run<'_, H> {
         let now = self.hypervisor.host.counter();
         let levels =
             [vtimer::asserted(&self.state.context.timer, now), self.state.context.physical_timer.asserted(now)];
-        let ppis = [vtimer::VIRTUAL_PPI, vtimer::PHYSICAL_PPI];
+        let ppis = self.vm.timer_ppis.get();
         for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
             if *line != level {
                 *line = level;
                 // The kicks can only be for this vCPU, which is here. Without an interrupt controller there is nobody to tell.
                 let _ = self.vm.with_vgic(|vgic| vgic.set_level(self.number, ppi, level));
             }
+        }
+    }
+
+    /// Whether a process that emulates the interrupt controller has yet to be told a timer's level.
+    pub(super) fn process_is_behind(&mut self) -> bool {
+        if self.vm.has_running_irqchip() {
+            return false;
+        }
+        self.sample_timers();
+        self.state.timer_lines != self.state.told_lines
+    }
+
+    /// Hands over what the process is told when KVM_RUN returns: the levels of the timers, if it emulates the interrupt controller.
+    pub(super) fn tell_process(&mut self) {
+        if self.process_is_behind() {
+            self.state.told_lines = self.state.timer_lines;
         }
     }
 
@@ -35,9 +56,13 @@ impl<H: Host> Run<'_, H> {
         self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
         let in_flight = if !self.vm.has_running_irqchip() {
+            let lines = Hcr::VI.union(Hcr::VF);
+            let hcr = Hcr::from_bits_retain(self.state.context.control.hcr).difference(lines);
+            self.state.context.control.hcr = hcr.union(self.vcpu.lines()).bits();
             None
         } else if self.vm.is_concerned(number) || self.state.timer_lines[0] {
-            self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
+            let timer = self.vm.timer_ppis.virtual_timer();
+            self.vm.with_vgic(|vgic| fill_interface(vgic, number, timer, interface))
         } else {
             interface.load_nothing();
             Some(false)
@@ -71,13 +96,14 @@ impl<H: Host> Run<'_, H> {
     }
 }
 
-/// Chooses what goes to the list registers; whether the virtual timer's interrupt is in flight.
+/// Chooses what goes to the list registers; whether the virtual timer's interrupt, PPI `timer`, is in flight.
 pub(super) fn fill_interface<S: DerefMut<Target = [Interrupt]>>(
     vgic: &mut Vgic<S>,
     number: usize,
+    timer: u32,
     interface: &mut CpuInterface,
 ) -> bool {
-    let in_flight = vgic.hw_active(number, vtimer::VIRTUAL_PPI);
+    let in_flight = vgic.hw_active(number, timer);
     vgic.enter(number, interface);
     in_flight
 }

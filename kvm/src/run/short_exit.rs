@@ -116,7 +116,7 @@ impl<H: Host> Run<'_, H> {
         {
             return AtOnce::NotAnswered;
         }
-        let (number, host) = (self.number, &self.hypervisor.host);
+        let (number, host, timer) = (self.number, &self.hypervisor.host, self.vm.timer_ppis.virtual_timer());
         let interface = &mut self.state.cpu_interface;
         let (kicks, in_flight) = if interface.is_in_use() {
             host.store_cpu_interface(interface);
@@ -134,7 +134,7 @@ impl<H: Host> Run<'_, H> {
                 } else if !first {
                     kicks |= vgic.dist_write(number, offset, 4, *register);
                 }
-                (kicks, fill_interface(vgic, number, interface))
+                (kicks, fill_interface(vgic, number, timer, interface))
             });
             done.map_or((Kicks::NONE, None), |(kicks, in_flight)| (kicks, Some(in_flight)))
         } else if write {
@@ -142,7 +142,7 @@ impl<H: Host> Run<'_, H> {
             let in_flight = if kicks.contains(number) {
                 // The guest may have changed its priority mask meanwhile.
                 host.store_cpu_interface(interface);
-                self.vm.with_vgic(|vgic| fill_interface(vgic, number, interface))
+                self.vm.with_vgic(|vgic| fill_interface(vgic, number, timer, interface))
             } else {
                 None
             };

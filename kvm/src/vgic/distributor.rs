@@ -299,6 +299,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     }
 }
 
+/// Whether a register can be reached by a word at `offset`, in a GIC of `nr_irqs` interrupts.
+pub fn has_state_word(offset: u32, nr_irqs: usize) -> bool {
+    let first = |block: &Block| if block.log2_bits == 5 { 0 } else { block.first_field(offset) };
+    Block::reached(offset, 4).is_some_and(|block| (first(block) as usize) < nr_irqs)
+}
+
 /// What one interrupt's field reads.
 fn read_field(register: Register, interrupt: &Interrupt, intid: u32, all: u8) -> u32 {
     match register {

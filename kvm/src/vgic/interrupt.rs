@@ -12,6 +12,7 @@
 //! Each entry into a guest and each SGI looks at a few of these, so the struct is small, and questions of several parts are
 //! one look at one word.
 
+use arch::gic::SGIS;
 use bitflags::bitflags;
 
 /// Priority bits that a list register can hold: the upper five.
@@ -33,6 +34,9 @@ bitflags! {
         const ACTIVE = 1 << 4;
         /// The guest's deactivation also deactivates the physical interrupt `physical`.
         const HARDWARE = 1 << 5;
+        /// The process made it active, and it was in no list register since: by whom and at which priority it was acknowledged is a
+        /// guess, and an SGI's sender is not known. Says nothing unless `ACTIVE`.
+        const RESTORED = 1 << 6;
         /// It is in a list register of vCPU `loaded_in`, who is in the guest with it.
         const LOADED = 1 << 8;
         /// While loaded: the pending bit there stands for a latch (or for an SGI's source), which returns if it is not
@@ -178,7 +182,7 @@ impl Interrupt {
     #[inline(always)]
     pub(super) fn unload(&mut self) -> Option<Flags> {
         let stay = self.flags & STAY;
-        self.flags.remove(STAY);
+        self.flags.remove(STAY.union(Flags::RESTORED));
         stay.contains(Flags::LOADED).then_some(stay)
     }
 
@@ -192,6 +196,12 @@ impl Interrupt {
     /// What GICD_ISPENDR reads: also what waits in a list register.
     pub(super) fn reads_pending(&self) -> bool {
         self.pending() || self.is(Flags::LOADED_LATCH)
+    }
+
+    /// Active, with a sender that no list register could name. Its end is one of those that find no register.
+    #[inline(always)]
+    pub(super) fn has_lost_sender(&self, intid: u32) -> bool {
+        self.is(Flags::ACTIVE.union(Flags::RESTORED)) && (intid as usize) < SGIS
     }
 
     /// What GICD_ISACTIVER reads: as of the last exit of the vCPU that has it loaded, or as ordered since.
@@ -210,6 +220,7 @@ impl Interrupt {
             self.flags.set(Flags::ORDERED_ACTIVE, active);
             self.flags.set(Flags::ORDERED_INACTIVE, !active);
         } else if self.set(Flags::ACTIVE, active) != active && active {
+            self.flags.remove(Flags::RESTORED);
             self.active_on = on;
             self.active_source = on;
             self.active_priority = u8::MAX;

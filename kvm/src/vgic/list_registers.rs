@@ -13,6 +13,8 @@
 //!   order of running priority, so each concerns the most urgent active one outside. (With EOImode set it is the write to
 //!   GICV_DIR that counts, in any order; a caller that cares lets those exit and calls `Vgic::deactivate`.)
 //!
+//! An active SGI whose sender nobody knows, since a process made it active, stays outside in any case.
+//!
 //! A register asks for notice at the end of its interrupt (LR.EOI) where there is then something to see to: a level-sensitive
 //! interrupt's line must be sampled again, another source's request for the same SGI may follow (two must not be loaded at
 //! once), or a pending state was held back. An edge that came in while its interrupt is active is loaded as pending and
@@ -168,7 +170,9 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let mut pending = Choice::new();
         for intid in state.queue.iter() {
             let Some(interrupt) = self.interrupt(vcpu, intid) else { continue };
-            if interrupt.is(Flags::ACTIVE) {
+            if interrupt.has_lost_sender(intid) {
+                cpu.hcr |= gich::HCR_LRENPIE;
+            } else if interrupt.is(Flags::ACTIVE) {
                 active.offer(interrupt.active_priority.into(), intid);
             } else if self.deliverable(interrupt, intid, vcpu) {
                 // Those that the CPU interface holds back by group must not keep others out.
@@ -206,6 +210,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let signalled = self.signalled(interrupt, intid, vcpu);
         let here = signalled && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu);
         if !active && !here {
+            return;
+        }
+        if interrupt.has_lost_sender(intid) {
+            cpu.hcr |= gich::HCR_LRENPIE;
             return;
         }
         // After the end of the handler under way it is to be signalled again: here, or to another vCPU.

@@ -29,6 +29,7 @@ mod interrupt;
 mod list_registers;
 mod queue;
 mod sgi;
+mod state;
 
 #[cfg(test)]
 mod equivalence_tests;
@@ -40,9 +41,13 @@ mod machine;
 mod reference;
 #[cfg(test)]
 mod register_tests;
+#[cfg(test)]
+mod state_tests;
 
+pub use distributor::has_state_word;
 pub use interrupt::Interrupt;
 pub use list_registers::{CpuInterface, Exit, LIST_REGISTERS};
+pub use state::{Parked, StateError};
 
 use list_registers::ENDS;
 
@@ -145,6 +150,8 @@ pub struct Vgic<S> {
     enabled: Enabled,
     /// Who has something in its queue.
     concerned: Kicks,
+    /// The process may change groups: it has shown that it knows about them.
+    groups_writable: bool,
     /// What the last exit ended, and how many.
     ended: [u16; ENDS],
     ended_count: usize,
@@ -182,6 +189,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             vcpus: [vcpu; MAX_CPUS],
             enabled: Enabled::RESET,
             concerned: Kicks::NONE,
+            groups_writable: false,
             ended: [0; ENDS],
             ended_count: 0,
             interrupts,
