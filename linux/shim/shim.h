@@ -33,6 +33,9 @@ void *ws_mm_watch(void *vm);
 void ws_mm_unwatch(void *watch);
 u32 ws_mm_is_current(const void *watch);
 
+/* Called by Rust: pfn_map.c */
+int ws_resolve_pfn_map(unsigned long address, u32 write, u64 *phys, u32 *writable, u32 *device);
+
 /* Called by Rust: sync.c */
 u32 ws_lock_bytes(void);
 u32 ws_spin_lock(void *lock);

@@ -24,6 +24,9 @@ unsafe extern "C" {
     pub fn ws_mm_unwatch(watch: *mut c_void);
     pub fn ws_mm_is_current(watch: *const c_void) -> u32;
 
+    // pfn_map.c
+    pub fn ws_resolve_pfn_map(address: usize, write: u32, phys: *mut u64, writable: *mut u32, device: *mut u32) -> i32;
+
     // sync.c
     pub safe fn ws_lock_bytes() -> u32;
     pub fn ws_spin_lock(lock: *mut c_void) -> u32;

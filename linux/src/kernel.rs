@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! [`Host`] for Linux: what the hypervisor asks for, by the kernel's means.
 
-use crate::errno::Errno;
 use crate::heap::Array;
 use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
 use crate::pages::{KernelTable, LowmemPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
-use crate::{cache, ffi, module, provoke, vmid_debug};
+use crate::{cache, ffi, module, provoke, resolve, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::core_id::{Erratum798181, Midr};
 use arch::hyp_registers::Vttbr;
@@ -176,22 +175,7 @@ impl Host for Kernel {
     }
 
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {
-        let (mut phys, mut writable, mut block) = (0, 0, 0);
-        // SAFETY: three places to write to.
-        let result =
-            unsafe { ffi::ws_resolve(at.get() as usize, u32::from(write), &mut phys, &mut writable, &mut block) };
-        match Errno::check(result) {
-            Ok(_) => Ok(Resolved {
-                phys: HostPhys::new(phys).page(),
-                writable: writable != 0,
-                block: block != 0,
-                device: false,
-            }),
-            Err(Errno::EINTR) => Err(Unresolved::Interrupted),
-            Err(Errno::ENOMEM) => Err(Unresolved::OutOfMemory),
-            Err(Errno::EHWPOISON) => Err(Unresolved::Poisoned),
-            Err(_) => Err(Unresolved::Fault),
-        }
+        resolve::resolve(at, write)
     }
 
     fn read_process(&self, at: HostVirt, to: &mut [u8]) -> bool {

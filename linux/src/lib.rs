@@ -25,6 +25,7 @@ mod module;
 mod pages;
 mod provoke;
 mod resident;
+mod resolve;
 mod system;
 mod user;
 mod vcpu;
