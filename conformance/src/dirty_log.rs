@@ -303,7 +303,7 @@ fn copied(manual: bool, round: Round, between: impl Fn(&Machine, &Memory) -> Ver
     // Page by page: the first word, which is all that changes.
     let mut copy = [0; BUSY];
     let mut names = 0;
-    for stop in 0..12 {
+    for stop in 0..6 {
         let running: Vec<_> = vcpus.iter().map(|vcpu| vcpu.start()).collect();
         let (enough, end) = (names + BUSY, Instant::now() + Duration::from_secs(20));
         while names < enough {

@@ -229,6 +229,11 @@ impl Vcpu {
 pub struct Running(JoinHandle<Result<Exit, Errno>>);
 
 impl Running {
+    /// A thread that runs one, in its own way.
+    pub fn of(thread: JoinHandle<Result<Exit, Errno>>) -> Self {
+        Self(thread)
+    }
+
     /// Whether KVM_RUN has returned.
     pub fn has_returned(&self) -> bool {
         self.0.is_finished()

@@ -9,6 +9,7 @@
 //! memory slot ([`code`]). All `unsafe` is in [`sys`] and [`memory_map`], which make KVM's calls and the process's memory safe to use.
 
 mod aborts;
+mod backings;
 mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod cpu;
@@ -22,6 +23,7 @@ mod live_memory;
 mod machine;
 mod memory;
 mod memory_map;
+mod memory_races;
 mod races;
 mod registers;
 mod residency;
@@ -83,6 +85,8 @@ const TOPICS: &[Topic] = &[
     ("escapes", escapes::CASES),
     ("live memory", live_memory::CASES),
     ("races", races::CASES),
+    ("memory races", memory_races::CASES),
+    ("backings", backings::CASES),
     ("lifetimes", lifetimes::CASES),
 ];
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,12 +68,30 @@ impl Memory {
         Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
     }
 
+    /// Zeroed huge pages of the host's pool.
+    pub fn huge(bytes: usize) -> Result<Self, Errno> {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
+        let start = unsafe { mman::mmap_anonymous(None, size(bytes)?, RIGHTS, flags) }?;
+        Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
+    }
+
     /// The memory of a file.
     pub fn of_file(file: &File, bytes: usize, shared: bool) -> Result<Self, Errno> {
         let sharing = if shared { MapFlags::MAP_SHARED } else { MapFlags::MAP_PRIVATE };
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
         let start = unsafe { mman::mmap(None, size(bytes)?, RIGHTS, sharing, file.as_fd(), 0) }?;
         Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
+    }
+
+    /// A page of a device's registers, at this physical address, by way of `/dev/mem`.
+    pub fn of_device(phys: u64) -> Result<Self, Errno> {
+        let file = File::options().read(true).write(true).custom_flags(libc::O_SYNC).open("/dev/mem");
+        let file = file.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        let offset = phys.try_into().map_err(|_| Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
+        let start = unsafe { mman::mmap(None, size(PAGE)?, RIGHTS, MapFlags::MAP_SHARED, file.as_fd(), offset) }?;
+        Ok(Self { start: start.cast(), bytes: PAGE, hole: Mutex::new(0..0) })
     }
 
     /// How large it is.

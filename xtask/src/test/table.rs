@@ -13,7 +13,7 @@ use crate::setup::kernel::Choice;
 /// All of them, in the order in which they run.
 pub fn boots() -> Vec<Boot> {
     vec![
-        Boot { bare_guests: true, tests: DEFAULT_HOST, limit: 2400, ..Boot::of("virt") },
+        Boot { disk: Some("64M"), bare_guests: true, tests: DEFAULT_HOST, limit: 2400, ..Boot::of("virt") },
         Boot {
             kernel: Choice::new("bookworm", "armmp"),
             bare_guests: true,
@@ -132,6 +132,24 @@ macro_rules! busy_guests {
 /// A client of KVM that knows what KVM/ARM answered.
 const CONFORMANCE: Test = Test::of("conformance", "kvm-conformance </dev/null").within(900).expecting(&[Report]);
 
+/// More memory than its control group may have, on a host with somewhere to put it.
+const SWAP: Test = Test::of(
+    "a guest's memory is swapped out and in under the guest",
+    "group=/sys/fs/cgroup/guest
+    swapped_in() { sed -n 's/^pswpin //p' /proc/vmstat; }
+    mkswap /dev/vda >/dev/null && swapon /dev/vda || exit 1
+    mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir $group || exit 1
+    echo 2M >$group/memory.max
+    before=$(swapped_in)
+    sh -c \"echo \\$\\$ >$group/cgroup.procs; kvm-conformance 'backings: memory that is swapped' </dev/null\"
+    status=$?
+    echo \"$(($(swapped_in) - before)) pages came back from the disk\"
+    [ $(swapped_in) -gt $before ] || status=1
+    rmdir $group && umount /sys/fs/cgroup && swapoff /dev/vda && exit $status",
+)
+.within(300)
+.expecting(&[Says("ok backings: memory that is swapped")]);
+
 const HYP_ABI: Test = Test::of(
     "calls of Hyp functions give their results on each CPU, and others are refused",
     "for cpu in 1 2; do
@@ -222,6 +240,7 @@ const DEFAULT_HOST: &[Test] = &[
     .within(300)
     .expecting(&[Is("4")]),
     HYP_ABI,
+    SWAP,
     SHORT_EXIT_TRAPS,
     KEPT,
     KEPT_WITHOUT_ANSWERS,
