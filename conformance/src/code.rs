@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Guests of a few instructions: machine code of the Arm instruction set (ARM DDI 0406C.d, A8.8). They start with MMU and caches off.
 
+/// Where a guest that turns its MMU on has its memory.
+pub const LOW: u32 = 0x0010_0000;
+/// SCTLR as at reset, and M.
+pub const SCTLR_MMU: u32 = 0x00c5_0079;
+/// The same with C.
+pub const SCTLR_MMU_AND_CACHES: u32 = SCTLR_MMU | 1 << 2;
+/// A section in a table: Strongly-ordered, full access.
+pub const SECTION: u32 = 0xc02;
+
 /// Instructions, in order.
 #[derive(Default)]
 pub struct Program(Vec<u32>);
@@ -89,6 +98,16 @@ impl Program {
     /// MCR: writes `r[rt]` to the system register CP15, opc1 0, `crn`, `crm`, `opc2`.
     pub fn mcr(&mut self, rt: u32, crn: u32, crm: u32, opc2: u32) -> &mut Self {
         self.raw(0xee00_0f10 | crn << 16 | rt << 12 | opc2 << 5 | crm)
+    }
+
+    /// Turns the MMU on, over a table at `table` that maps the first 32 MiB, and sets SCTLR so. Uses r0.
+    ///
+    /// TTBCR.N = 7 makes 128 bytes a whole table of 32 sections (ARM DDI 0406C.d, B3.5.4).
+    pub fn mmu_on(&mut self, table: u32, sctlr: u32) -> &mut Self {
+        self.set(0, 7 | 1 << 5).mcr(0, 2, 0, 2); // TTBCR: N = 7, PD1
+        self.set(0, table).mcr(0, 2, 0, 0); // TTBR0
+        self.set(0, 1).mcr(0, 3, 0, 0); // DACR: domain 0 is as the table says
+        self.set(0, sctlr).mcr(0, 1, 0, 0).isb()
     }
 
     /// ISB.

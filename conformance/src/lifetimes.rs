@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use uapi::*;
 
 use crate::Case;
-use crate::code::Program;
+use crate::code::{LOW, Program, SCTLR_MMU, SECTION};
 use crate::left_behind::{await_no_users, pages_in_use, users};
 use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu, await_that, region};
 use crate::memory_map::{Memory, PAGE, memory_file};
@@ -167,16 +167,9 @@ const DATA: std::ops::Range<u32> = 1..4;
 
 /// A guest that turns its MMU on, so that it runs on TLB entries of its own and not only of stage 2, and then says for ever what it
 /// finds in the first word of each of its pages.
-///
-/// TTBCR.N = 7 makes 128 bytes of the program's page a whole table: it maps the first 32 MiB, which is where this guest lies, in
-/// sections that are themselves (ARM DDI 0406C.d, B3.5.4).
 fn telling(table: u32) -> Program {
     let mut program = Program::new();
-    program.set(0, 7 | 1 << 5).mcr(0, 2, 0, 2); // TTBCR: N = 7, PD1
-    program.set(0, LOW + table).mcr(0, 2, 0, 0); // TTBR0
-    program.set(0, 1).mcr(0, 3, 0, 0); // DACR: domain 0 is as the table says
-    program.set(0, 0x00c5_0079).mcr(0, 1, 0, 0).isb(); // SCTLR: as at reset, and M
-    program.set(3, LOW_DEVICE);
+    program.mmu_on(LOW + table, SCTLR_MMU).set(3, LOW_DEVICE);
     let top = program.label();
     for page in DATA {
         program.set(1, LOW + page * PAGE as u32).ldr(2, 1, 0).str(2, 3, 0);
@@ -185,15 +178,12 @@ fn telling(table: u32) -> Program {
     program
 }
 
-/// Where that guest has its memory.
-const LOW: u32 = 0x0010_0000;
 /// An address without memory that it can reach.
 const LOW_DEVICE: u32 = 0x0080_0000;
 
 /// A VM of [`many`].
 fn telling_machine() -> Result<(Machine, Arc<Vcpu>), Failure> {
     const TABLE: u32 = 0x400;
-    const SECTION: u32 = 0xc02; // a section, Strongly-ordered, full access
     let (kvm, vm) = Machine::empty()?;
     let ram = Memory::new(DATA.end as usize * PAGE).succeeds("mmap")?;
     ram.put(0, telling(TABLE).words());

@@ -24,6 +24,7 @@ mod machine;
 mod memory;
 mod memory_map;
 mod memory_races;
+mod observed;
 mod races;
 mod registers;
 mod residency;
@@ -87,6 +88,7 @@ const TOPICS: &[Topic] = &[
     ("races", races::CASES),
     ("memory races", memory_races::CASES),
     ("backings", backings::CASES),
+    ("observed", observed::CASES),
     ("lifetimes", lifetimes::CASES),
 ];
 

@@ -187,12 +187,12 @@ pub struct ExitRecord {
     /// Where the instruction is, of a data abort whose syndrome does not describe it (ISV is clear): the pages of the IPAs of its
     /// first and of its last halfword, in HPFAR's format, or [`UNRESOLVED`].
     pub code: [u32; 2],
-    /// How often in this vCPU's life a VFP trap exchanged the state.
+    /// How often a VFP trap exchanged the state, since the module set this to zero.
     pub vfp_switches: u32,
     /// Non-zero when an asynchronous abort that the guest caused surfaced while Hyp mode left it.
     pub async_abort: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// How often Hyp mode gave the answer by itself, since the module set this to zero.
+    pub hyp_answers: u32,
 }
 
 /// A vCPU as the world switch sees it.

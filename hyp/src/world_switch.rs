@@ -42,7 +42,10 @@ pub extern "C" fn enter(guest: *mut VcpuContext) -> u32 {
         let syndrome = hsr::read();
         let class = exception_class(syndrome);
         match class {
-            HVC | CP15 | CP15_WIDE if context.control.answers != 0 && answers::answer(context, syndrome) => continue,
+            HVC | CP15 | CP15_WIDE if context.control.answers != 0 && answers::answer(context, syndrome) => {
+                context.exit.hyp_answers = context.exit.hyp_answers.wrapping_add(1);
+                continue;
+            }
             // HCPTR traps nothing else to Hyp mode with this class but VFP and NEON, until the guest has them.
             COPROCESSOR if here.vfp_armed != 0 && here.guest_vfp == 0 => {
                 vfp::give_to_guest(here, context);

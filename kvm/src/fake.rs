@@ -13,6 +13,7 @@ mod wait;
 pub use wait::{Waiter, WakeTimer};
 
 use crate::host::{self, Lock, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use crate::trace;
 use crate::vgic::CpuInterface;
 use crate::vmid::VmidSlot;
 use crate::vmid_check::VmidCheck;
@@ -76,6 +77,8 @@ struct Inner {
     timer_held: AtomicBool,
     cpu_interface: StdMutex<CpuInterface>,
     vmid_check: VmidCheck,
+    watched: AtomicU32,
+    told: StdMutex<Vec<trace::Event>>,
 }
 
 impl Drop for Inner {
@@ -129,6 +132,8 @@ impl Host {
             timer_held: AtomicBool::new(false),
             cpu_interface: StdMutex::default(),
             vmid_check: VmidCheck::new(),
+            watched: AtomicU32::new(0),
+            told: StdMutex::default(),
         }))
     }
 
@@ -235,6 +240,16 @@ impl Host {
     /// The virtual CPU interface's hardware: for the guest to acknowledge and end interrupts in.
     pub fn with_cpu_interface<R>(&self, with: impl FnOnce(&mut CpuInterface) -> R) -> R {
         with(&mut open(&self.0.cpu_interface))
+    }
+
+    /// Watches kinds of event: bit n, kind n.
+    pub fn watch(&self, kinds: u32) {
+        self.0.watched.store(kinds, Ordering::SeqCst);
+    }
+
+    /// What was told since the last call.
+    pub fn take_told(&self) -> Vec<trace::Event> {
+        core::mem::take(&mut *open(&self.0.told))
     }
 
     /// A TLB that holds nothing any more: for the Hyp map, whose flush is not the host's.
@@ -534,6 +549,15 @@ impl host::Host for Host {
 
     fn may_enter(&self, slot: &VmidSlot, vttbr: Vttbr) -> bool {
         self.0.vmid_check.note(slot.generation(), vttbr).is_ok()
+    }
+
+    fn watched(&self) -> trace::Watched {
+        trace::Watched::from_bits(self.0.watched.load(Ordering::SeqCst))
+    }
+
+    fn tell(&self, event: trace::Event) {
+        assert!(!deferred::any(), "the kernel's tracing would meet the guest's registers");
+        open(&self.0.told).push(event);
     }
 
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {

@@ -110,6 +110,11 @@ impl<H: Host> GuestMemory<H> {
         })
     }
 
+    /// The kernel around it.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
     /// The VM's VMID, to check and to assign.
     pub fn vmid(&self) -> &VmidSlot {
         &self.vmid
@@ -118,6 +123,11 @@ impl<H: Host> GuestMemory<H> {
     /// VTTBR. `None` until the VM was assigned its first VMID; current only as [`VmidSlot::vttbr`] says.
     pub fn vttbr(&self) -> Option<Vttbr> {
         self.vmid.vttbr(self.base)
+    }
+
+    /// How often the VM's TLB entries were dropped on all CPUs. Never sleeps.
+    pub fn tlb_flushes(&self) -> u64 {
+        self.state.lock().stage2.flushes()
     }
 
     /// Makes, moves, changes or deletes a slot. May sleep.

@@ -5,6 +5,7 @@
 //! [`Host`]. The real one is the module's; the one in unit tests is `fake::Host`, on the developer's machine. A method
 //! exists because something here calls it, and says whether it may sleep.
 
+use crate::trace::{Event, Watched};
 use crate::vgic::CpuInterface;
 use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, HostVirt};
@@ -212,6 +213,12 @@ pub trait Host: Cpus + Clone {
     /// Whether a guest may be entered with the VMID in `slot`, which is current, and `vttbr`: a check for debugging, which
     /// [`crate::vmid_check`] makes. Interrupts are off.
     fn may_enter(&self, slot: &VmidSlot, vttbr: Vttbr) -> bool;
+    /// Which kinds of event somebody watches. A load: asked often.
+    fn watched(&self) -> Watched;
+
+    /// Tells of an event whose kind is watched. Interrupts may be off, but no part of a guest's state is in the hardware. Never sleeps.
+    fn tell(&self, event: Event);
+
     /// Runs the vCPU until something stops it. Interrupts are off, and stay so after [`ExitCode::ShortTrap`] until the next call of
     /// this method or of [`Self::leave_guest`].
     fn enter_guest(&self, context: &mut Self::ContextPage) -> ExitCode;

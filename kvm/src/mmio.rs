@@ -30,6 +30,14 @@ pub enum Instruction {
 }
 
 impl Instruction {
+    /// The access that waits for its answer.
+    pub fn access(&self) -> Option<Pending> {
+        match self {
+            Self::Plain(pending) => Some(*pending),
+            Self::Transfer(transfer) => transfer.access(),
+        }
+    }
+
     /// Gives it the process's answer. The access that it makes next; `None`: it is done and stepped over.
     pub fn answer(&mut self, context: &mut VcpuContext, bytes: [u8; 8]) -> Option<Pending> {
         match self {
@@ -134,6 +142,11 @@ impl Pending {
             guest_registers::write(context, rt, value);
         }
         guest_registers::skip_instruction(context, self.length);
+    }
+
+    /// As many of an answer's bytes as the access is wide, the first in the low byte.
+    pub fn answer(&self, bytes: [u8; 8]) -> u64 {
+        u64::from_le_bytes(bytes) & (u64::MAX >> (64 - 8 * self.bytes()))
     }
 
     /// What a load's register gets of these bytes. `None`: a store.

@@ -19,15 +19,18 @@ use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
 use crate::guest_memory::Access;
 use crate::host::{Host, Masks, Unresolved, Waiter, Wake};
+use crate::mmio::Instruction;
 use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
+use crate::trace::{self, Event, Kind, Watched};
 use crate::vcpu::{Power, Vcpu, VcpuState};
 use crate::vgic::Kicks;
 use crate::vm::{Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
-use abort::mmio_exit;
+use abort::{mmio_exit, note_mmio};
 use arch::condition::InstructionLength;
-use arch::syndrome::Trap;
+use arch::syndrome::{RegisterAccess, Trap, WideRegisterAccess};
+use core::cell::Cell;
 use hyp_abi::context::ExitCode;
 use short_exit::AtOnce;
 use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -64,6 +67,19 @@ struct Run<'a, H: Host> {
     state: &'a mut VcpuState<H>,
 }
 
+/// Tells what there is to tell when KVM_RUN begins: what the process answered to a load, and which timers are hardware.
+#[cold]
+#[inline(never)]
+fn note_begin<H: Host>(host: &H, number: usize, pending: Option<&Instruction>, answer: [u8; 8]) {
+    if let Some(load) = pending.and_then(Instruction::access).filter(|access| access.written().is_none()) {
+        note_mmio(host, &load, || (trace::MMIO_READ, load.answer(answer)));
+    }
+    trace::note(host, Kind::TimerMap, || {
+        let (direct_virtual, emulated) = (trace::VIRTUAL_TIMER, trace::PHYSICAL_TIMER);
+        Event::TimerMap { vcpu: number as u64, direct_virtual, direct_physical: u64::MAX, emulated }
+    });
+}
+
 /// Runs vCPU `number` of `vm`, whose state the caller holds, on the calling thread, which is the process's. May sleep.
 ///
 /// `answer` is what the process says to the access that the last return left pending, `immediate` that it wants no more than
@@ -80,9 +96,12 @@ pub fn run<H: Host>(
     if state.lost {
         return Return::Exit(internal_error(ExitCode::HypPanic.to_raw()));
     }
+    if hypervisor.host.watched().any() {
+        note_begin(&hypervisor.host, number, state.pending.as_ref(), answer);
+    }
     if let Some(instruction) = &mut state.pending {
         if let Some(next) = instruction.answer(&mut state.context, answer) {
-            return Return::Exit(mmio_exit(&next));
+            return Return::Exit(mmio_exit(&hypervisor.host, vcpu, &next));
         }
         state.pending = None;
     }
@@ -106,6 +125,7 @@ impl<H: Host> Run<'_, H> {
         loop {
             self.hypervisor.host.yield_cpu();
             if self.hypervisor.host.signal_pending() {
+                self.vcpu.statistics.signal_exits.count();
                 return Return::Interrupted;
             }
             if !self.is_on() || self.process_is_behind() {
@@ -164,13 +184,17 @@ impl<H: Host> Run<'_, H> {
         if self.vm.last_ran.note(host.cpu(), self.number as u32) {
             host.flush_vmid_local(vttbr.bits());
         }
-        self.prepare_answers();
+        let watched = host.watched();
+        self.prepare_answers(watched);
         let mut kicks = Kicks::NONE;
         let code = loop {
             self.load_interrupts();
             let was_asserted = self.state.timer_lines[0];
-            let (code, woken) = self.until_long_exit();
+            let (code, woken) = self.until_long_exit(watched);
             kicks |= woken | self.store_interrupts();
+            if code == ExitCode::Interrupt {
+                self.vcpu.statistics.irq_exits.count();
+            }
             // The guest's own timer has come: now that the interrupt controller knows, the host has nothing to do with it. If it has
             // other interrupts, they end the next stay before the first instruction.
             let timer_came = self.state.timer_lines[0] && !was_asserted;
@@ -180,6 +204,10 @@ impl<H: Host> Run<'_, H> {
             }
         };
         self.come_back(masks);
+        let exit = &self.state.context.exit;
+        if exit.hyp_answers | exit.vfp_switches != 0 {
+            self.take_over_counts();
+        }
         self.vm.kick(kicks);
         Some(code)
     }
@@ -191,18 +219,44 @@ impl<H: Host> Run<'_, H> {
         self.hypervisor.host.interrupts_on(masks);
     }
 
+    /// What Hyp mode counted while the guest ran.
+    #[cold]
+    fn take_over_counts(&mut self) {
+        let exit = &mut self.state.context.exit;
+        self.vcpu.statistics.hyp_answers.add(core::mem::take(&mut exit.hyp_answers));
+        let switches = core::mem::take(&mut exit.vfp_switches);
+        self.vcpu.statistics.vfp_switches.add(switches);
+        self.state.vfp_switches = self.state.vfp_switches.wrapping_add(switches);
+    }
+
     /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Why it did, and who is to be
     /// woken for what was answered last. Interrupts are off.
-    fn until_long_exit(&mut self) -> (ExitCode, Kicks) {
-        let mut code = self.hypervisor.host.enter_guest(&mut self.state.context);
+    fn until_long_exit(&mut self, watched: Watched) -> (ExitCode, Kicks) {
+        let host = &self.hypervisor.host;
+        if watched.any() {
+            trace::entry(host, watched, &self.state.context, self.state.timer_lines[1]);
+        }
+        let mut exits = 1u32;
+        let mut code = host.enter_guest(&mut self.state.context);
+        let mut kicks = Kicks::NONE;
         while code == ExitCode::ShortTrap {
-            code = match self.answer_at_once() {
-                AtOnce::Answered => self.hypervisor.host.resume_guest(&mut self.state.context),
-                AtOnce::AnsweredAndWakes(kicks) => return (self.leave_guest(ExitCode::Again), kicks),
-                AtOnce::NotAnswered => return (self.leave_guest(ExitCode::Trap), Kicks::NONE),
+            code = match if watched.any() { AtOnce::NotAnswered } else { self.answer_at_once() } {
+                AtOnce::Answered => {
+                    exits = exits.wrapping_add(1);
+                    host.resume_guest(&mut self.state.context)
+                }
+                AtOnce::AnsweredAndWakes(asleep) => {
+                    kicks = asleep;
+                    self.leave_guest(ExitCode::Again)
+                }
+                AtOnce::NotAnswered => self.leave_guest(ExitCode::Trap),
             };
         }
-        (code, Kicks::NONE)
+        self.vcpu.statistics.exits.add(exits);
+        if watched.any() {
+            trace::exit(host, watched, &self.state.context, code);
+        }
+        (code, kicks)
     }
 
     /// Makes a short exit a long one: `code`, unless Hyp mode fails at it.
@@ -242,18 +296,28 @@ impl<H: Host> Run<'_, H> {
         }
         match trap {
             Trap::Wait { event, .. } => {
+                trace::note(&self.hypervisor.host, Kind::Wait, || Event::Wait {
+                    pc: context.pc.into(),
+                    event: event.into(),
+                });
+                let statistics = &self.vcpu.statistics;
+                if event { &statistics.wfe_exit_stat } else { &statistics.wfi_exit_stat }.count();
                 guest_registers::skip_instruction(context, length);
                 if !event {
                     return self.wait();
                 }
             }
-            Trap::Cp15(access) => return self.cp15(|registers, now| trap::cp15(registers, &access, length, now)),
+            Trap::Cp15(access) => {
+                self.note_cp15(&access);
+                return self.cp15(|registers, now| trap::cp15(registers, &access, length, now));
+            }
             Trap::Cp15Wide(access) => {
+                self.note_cp15_wide(&access);
                 return self.cp15(|registers, now| trap::cp15_wide(registers, &access, length, now));
             }
             Trap::Cp14(access) => trap::cp14(context, &access, length),
             Trap::Cp14Wide(access) => trap::cp14_wide(context, &access, length),
-            Trap::Hvc { .. } => return self.hypercall(),
+            Trap::Hvc { immediate } => return self.hypercall(immediate),
             Trap::Smc => psci::refuse_smc(context),
             // A walk of the guest's own tables reads them, whatever it was made for.
             Trap::PrefetchAbort(abort) => {
@@ -286,7 +350,9 @@ impl<H: Host> Run<'_, H> {
         let due = due.iter().zip(self.state.timer_lines).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
         let Self { vm, vcpu, number, state, .. } = self;
         let vmcr = state.cpu_interface.vmcr;
+        let asked = Cell::new(0u32);
         let wake = vcpu.waiter().wait(|| {
+            asked.set(asked.get().saturating_add(1));
             let ready = due.is_some_and(|due| host.counter() >= due)
                 || vm.with_vgic(|vgic| vgic.has_deliverable(*number, vmcr)).unwrap_or(false)
                 || !vcpu.lines().is_empty()
@@ -297,6 +363,15 @@ impl<H: Host> Run<'_, H> {
             }
             ready
         });
+        let waited = asked.get() > 1;
+        if waited && wake == Wake::Ready {
+            vcpu.statistics.halt_wakeup.count();
+        }
+        if host.watched().any() {
+            let ticks = host.counter().wrapping_sub(now);
+            let valid = (wake == Wake::Ready).into();
+            trace::note(host, Kind::VcpuWakeup, || Event::VcpuWakeup { ticks, waited: waited.into(), valid });
+        }
         match wake {
             Wake::Ready => Next::Enter,
             Wake::Signal => Next::Leave(Return::Interrupted),
@@ -304,13 +379,39 @@ impl<H: Host> Run<'_, H> {
     }
 
     fn cp15(&mut self, emulate: impl FnOnce(&mut Registers<'_>, &dyn Fn() -> u64) -> Outcome) -> Next {
-        let host = self.hypervisor.host.clone();
+        let host = &self.hypervisor.host;
+        let pc = self.state.context.pc.into();
         match emulate(&mut self.state.registers(), &|| host.counter()) {
-            Outcome::FlushAfterSetWay | Outcome::FlushAfterSwitch { .. } => self.vm.memory.flush_all_mapped(),
+            Outcome::FlushAfterSetWay => {
+                let cache = trap::caches_are_on(&self.state.context).into();
+                trace::note(host, Kind::SetWayFlush, || Event::SetWayFlush { pc, cache });
+                self.vcpu.statistics.set_way_flushes.count();
+                self.vm.memory.flush_all_mapped();
+            }
+            Outcome::FlushAfterSwitch { on } => {
+                trace::note(host, Kind::ToggleCache, || Event::ToggleCache { pc, was: (!on).into(), now: on.into() });
+                self.vcpu.statistics.cache_toggles.count();
+                self.vm.memory.flush_all_mapped();
+            }
             // The next way in looks at both.
             Outcome::Emulated | Outcome::Undefined | Outcome::PhysicalTimerWritten => {}
         }
         Next::Enter
+    }
+
+    fn note_cp15(&self, access: &RegisterAccess) {
+        trace::note(&self.hypervisor.host, Kind::Cp15, || {
+            let (op, rt) = (&access.op, access.rt.map_or(15, |rt| rt.index() as u64));
+            let (opc1, crn, crm, opc2) = (op.opc1.into(), op.crn.into(), op.crm.into(), op.opc2.into());
+            Event::Cp15 { opc1, rt, crn, crm, opc2, write: access.write.into() }
+        });
+    }
+
+    fn note_cp15_wide(&self, access: &WideRegisterAccess) {
+        trace::note(&self.hypervisor.host, Kind::Cp15, || {
+            let (opc1, rt, crm) = (access.op.opc1.into(), access.rt.index() as u64, access.op.crm.into());
+            Event::Cp15 { opc1, rt, crn: 0, crm, opc2: 0, write: access.write.into() }
+        });
     }
 
     /// What the vCPU's guest finds for firmware.
@@ -322,7 +423,12 @@ impl<H: Host> Run<'_, H> {
         firmware
     }
 
-    fn hypercall(&mut self) -> Next {
+    fn hypercall(&mut self, immediate: u16) -> Next {
+        trace::note(&self.hypervisor.host, Kind::Hypercall, || {
+            let (pc, r0) = (self.state.context.pc.into(), self.state.context.r[0].into());
+            Event::Hypercall { pc, r0, immediate: immediate.into() }
+        });
+        self.vcpu.statistics.hvc_exit_stat.count();
         let firmware = self.firmware();
         let context = &mut *self.state.context;
         match psci::hypercall(context, &firmware) {

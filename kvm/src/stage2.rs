@@ -211,6 +211,8 @@ pub struct Stage2<H: Host> {
     retired: Cell<Option<TablePhys>>,
     /// There was a flush that is not in an [`Unfinished`] yet.
     flushed: Cell<bool>,
+    /// How many flushes there were.
+    flushes: Cell<u64>,
 }
 
 impl<H: Host> Stage2<H> {
@@ -220,7 +222,7 @@ impl<H: Host> Stage2<H> {
         for root in &roots {
             host.publish(root.table());
         }
-        Ok(Self { host, roots, retired: Cell::new(None), flushed: Cell::new(false) })
+        Ok(Self { host, roots, retired: Cell::new(None), flushed: Cell::new(false), flushes: Cell::new(0) })
     }
 
     /// Where the first tables lie, for VTTBR.
@@ -234,6 +236,11 @@ impl<H: Host> Stage2<H> {
             self.flush_now(vmid);
         }
         self.unfinished()
+    }
+
+    /// How often TLB entries were dropped on all CPUs.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
     }
 
     /// What maps `ipa`.
@@ -398,6 +405,7 @@ impl<H: Host> Stage2<H> {
         if let Some(vttbr) = vmid.vttbr_to_flush(self.base()) {
             self.host.flush_vmid(vttbr.bits());
             self.flushed.set(true);
+            self.flushes.set(self.flushes.get().wrapping_add(1));
         }
     }
 

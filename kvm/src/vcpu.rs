@@ -14,6 +14,7 @@ use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
 use crate::mmio::Instruction;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
+use crate::statistics::VcpuStatistics;
 use crate::vgic::{CpuInterface, Parked};
 use arch::hyp_registers::Hcr;
 use core::cell::Cell;
@@ -41,6 +42,8 @@ pub struct Vcpu<H: Host> {
     parked: [AtomicU32; 2],
     /// HCR.VI and VF: the inputs of a vCPU whose interrupt controller the process emulates.
     lines: AtomicU32,
+    /// What it did. Counted up by whoever runs it.
+    pub statistics: VcpuStatistics,
 }
 
 impl<H: Host> Vcpu<H> {
@@ -54,6 +57,7 @@ impl<H: Host> Vcpu<H> {
             running: AtomicBool::new(false),
             parked: [const { AtomicU32::new(0) }; 2],
             lines: AtomicU32::new(0),
+            statistics: VcpuStatistics::default(),
         })
     }
 
@@ -177,6 +181,8 @@ pub struct VcpuState<H: Host> {
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
     /// distributor is. `None`: it does not yet.
     pub answers_as_of: Option<u32>,
+    /// How often a VFP trap exchanged the registers; wraps.
+    pub vfp_switches: u32,
 }
 
 impl<H: Host> VcpuState<H> {
@@ -195,6 +201,7 @@ impl<H: Host> VcpuState<H> {
             told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
             answers_as_of: None,
+            vfp_switches: 0,
         })
     }
 

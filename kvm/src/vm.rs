@@ -10,7 +10,9 @@ use crate::guest_memory::GuestMemory;
 use crate::host::{Host, Lock, OutOfMemory};
 use crate::irqchip_state::Standstill;
 use crate::psci::{BranchHardening, Firmware, StoreBypass, Version};
+use crate::statistics::Cleared;
 use crate::timer_interrupts::TimerPpis;
+use crate::trace::{Event, Kind, note};
 use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Invalid, Kicks, Vgic};
 use crate::vmid::{LastRan, Vmids};
@@ -180,6 +182,7 @@ pub struct Vm<H: Host> {
     firmware_changed: AtomicU32,
     /// CNTVOFF of all its vCPUs: they share one virtual count.
     counter_offset: AtomicU64,
+    pub(crate) cleared: H::Spin<Cleared>,
 }
 
 impl<H: Host> Vm<H> {
@@ -214,6 +217,7 @@ impl<H: Host> Vm<H> {
             }),
             firmware_changed: AtomicU32::new(0),
             counter_offset: AtomicU64::new(host.counter()),
+            cleared: Lock::new(Cleared::default()),
         })
     }
 
@@ -507,6 +511,10 @@ impl<H: Host> Vm<H> {
         if self.timer_ppis.get().contains(&intid) {
             return Err(Invalid::Interrupt);
         }
+        note(self.memory.host(), Kind::UpdatePending, || {
+            let (vcpu, irq) = (vcpu as u64, intid.into());
+            Event::UpdatePending { vcpu, irq, level: level.into() }
+        });
         let kicks = self.with_vgic(|vgic| vgic.set_level(vcpu, intid, level)).unwrap_or(Err(Invalid::Interrupt))?;
         self.kick(kicks);
         Ok(())

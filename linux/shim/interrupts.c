@@ -135,7 +135,7 @@ int ws_interrupts_register(u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarde
 	maintenance_irq = find_maintenance_irq();
 	if (timer_irq < 0 || maintenance_irq < 0 || !*timer_rate)
 		return -ENODEV;
-	timer_states = alloc_percpu(struct timer_state);
+	timer_states = ws_allocation_fails() ? NULL : alloc_percpu(struct timer_state);
 	if (!timer_states)
 		return -ENOMEM;
 	error = request_percpu_irq(timer_irq, timer_seen, "kvm guest vtimer", timer_states);

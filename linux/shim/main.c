@@ -104,11 +104,38 @@ static const struct file_operations device_operations = {
 	.unlocked_ioctl = device_ioctl,
 };
 
+/* A VM's is seen in debugfs by its number, and not before that; place: where what stands for it there is kept. */
+int ws_vm_fd(void *object, void **place)
+{
+	struct file *file;
+	int fd, error;
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	error = ws_debugfs_add(object, fd, place);
+	if (error)
+		goto no_place;
+	file = ws_allocation_fails() ? ERR_PTR(-ENOMEM) : anon_inode_getfile("kvm-vm", &vm_operations, object, O_RDWR);
+	if (IS_ERR(file)) {
+		error = PTR_ERR(file);
+		goto no_file;
+	}
+	fd_install(fd, file);
+	return fd;
+no_file:
+	ws_debugfs_remove(*place);
+	*place = NULL;
+no_place:
+	put_unused_fd(fd);
+	return error;
+}
+
 int ws_fd(u32 kind, void *object)
 {
+	if (ws_allocation_fails())
+		return -ENOMEM;
 	switch (kind) {
-	case WS_FD_VM:
-		return anon_inode_getfd("kvm-vm", &vm_operations, object, O_RDWR | O_CLOEXEC);
 	case WS_FD_VCPU:
 		return anon_inode_getfd("kvm-vcpu", &vcpu_operations, object, O_RDWR | O_CLOEXEC);
 	default:

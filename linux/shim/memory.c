@@ -17,7 +17,7 @@
 
 void *ws_alloc(unsigned long bytes)
 {
-	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+	return ws_allocation_fails() ? NULL : kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
 }
 
 void ws_free(void *memory)
@@ -28,7 +28,7 @@ void ws_free(void *memory)
 /* Lowmem, zeroed, in the linear map; aligned to its size, each page to be freed on its own. */
 void *ws_pages(u32 order)
 {
-	struct page *pages = alloc_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+	struct page *pages = ws_allocation_fails() ? NULL : alloc_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
 
 	if (!pages)
 		return NULL;
@@ -41,7 +41,7 @@ void *ws_pages(u32 order)
  */
 void *ws_user_page(void)
 {
-	return (void *)get_zeroed_page(GFP_KERNEL);
+	return ws_allocation_fails() ? NULL : (void *)get_zeroed_page(GFP_KERNEL);
 }
 
 void ws_free_page(void *memory)
@@ -203,7 +203,7 @@ static const struct mmu_notifier_ops watch_operations = {
 /* Watches the calling process's memory for a VM. Returns the watch or an ERR_PTR. */
 void *ws_mm_watch(void *vm)
 {
-	struct mm_watch *watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
+	struct mm_watch *watch = ws_allocation_fails() ? NULL : kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
 	int error;
 
 	if (!watch)
@@ -211,7 +211,8 @@ void *ws_mm_watch(void *vm)
 	watch->notifier.ops = &watch_operations;
 	watch->mm = current->mm;
 	watch->vm = vm;
-	error = mmu_notifier_register(&watch->notifier, watch->mm);
+	/* It may allocate, too. */
+	error = ws_allocation_fails() ? -ENOMEM : mmu_notifier_register(&watch->notifier, watch->mm);
 	if (error) {
 		kfree(watch);
 		return ERR_PTR(error);

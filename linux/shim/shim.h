@@ -80,8 +80,18 @@ void ws_timer_active(u32 active);
 void ws_timer_ended(void);
 void ws_timer_masked(u32 masked);
 
+/* Called by Rust: trace.c */
+void ws_trace(u32 event, const u64 *fields);
+
+/* Called by Rust: debugfs.c */
+void ws_debugfs_start(void);
+void ws_debugfs_stop(void);
+int ws_debugfs_add(void *vm, int fd, void **place);
+void ws_debugfs_remove(void *place);
+
 /* Called by Rust: main.c */
 int ws_fd(u32 kind, void *object);
+int ws_vm_fd(void *object, void **place);
 int ws_device_register(void);
 void ws_device_unregister(void);
 int ws_vcpu_mmap_page(struct vm_area_struct *area, unsigned long index, void *lowmem);
@@ -107,6 +117,10 @@ u32 ws_rust_vfp_switches(void);
 void ws_rust_set_check_vmids(u32 on);
 u32 ws_rust_check_vmids(void);
 u32 ws_rust_vmid_roll_overs(void);
+void ws_rust_watch(u32 event, u32 on);
+const char *ws_rust_statistic_name(u32 statistic);
+u64 ws_rust_statistic(void *vm, u32 statistic);
+void ws_rust_clear_statistic(void *vm, u32 statistic);
 int ws_rust_cpu_comes(void);
 void ws_rust_cpu_goes(void);
 void ws_rust_cpu_sleeps(void);
@@ -117,6 +131,9 @@ void ws_rust_mm_invalidate_end(void *vm, unsigned long start, unsigned long end)
 u32 ws_rust_mm_clear_young(void *vm, unsigned long start, unsigned long end, u32 flush);
 u32 ws_rust_mm_test_young(void *vm, unsigned long address);
 void ws_rust_mm_release(void *vm);
+
+/* Between the files of this folder: fail_allocation.c */
+bool ws_allocation_fails(void);
 
 /* Kinds of descriptors that ws_fd makes. */
 #define WS_FD_VM 0

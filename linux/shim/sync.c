@@ -13,6 +13,7 @@
 #include <linux/wait_bit.h>
 
 #include "shim.h"
+#include "trace.h"
 
 /* A zeroed raw_spinlock_t is an open one, unless the kernel was built to debug locks. Rust asks before it relies on the size. */
 u32 ws_lock_bytes(void)
@@ -74,6 +75,8 @@ static enum hrtimer_restart timer_fired(struct hrtimer *timer)
 {
 	struct waiter *waiter = container_of(timer, struct waiter, timer);
 
+	/* It stands for either of the guest's timers; KVM's for the emulated one, which has this number. */
+	trace_kvm_timer_hrtimer_expire(0);
 	wake_up_all(&waiter->queue);
 	ws_waiter_kick(waiter);
 	return HRTIMER_NORESTART;
@@ -81,7 +84,7 @@ static enum hrtimer_restart timer_fired(struct hrtimer *timer)
 
 void *ws_waiter_create(void)
 {
-	struct waiter *waiter = kzalloc(sizeof(*waiter), GFP_KERNEL_ACCOUNT);
+	struct waiter *waiter = ws_allocation_fails() ? NULL : kzalloc(sizeof(*waiter), GFP_KERNEL_ACCOUNT);
 
 	if (!waiter)
 		return NULL;

@@ -84,8 +84,17 @@ unsafe extern "C" {
     pub safe fn ws_timer_ended();
     pub safe fn ws_timer_masked(masked: u32);
 
+    // trace.c
+    pub fn ws_trace(event: u32, fields: *const u64);
+
+    // debugfs.c
+    pub fn ws_debugfs_start();
+    pub fn ws_debugfs_stop();
+    pub fn ws_debugfs_remove(place: *mut c_void);
+
     // main.c
     pub fn ws_fd(kind: u32, object: *mut c_void) -> i32;
+    pub fn ws_vm_fd(object: *mut c_void, place: *mut *mut c_void) -> i32;
     pub fn ws_device_register() -> i32;
     pub fn ws_device_unregister();
     pub fn ws_vcpu_mmap_page(area: *mut c_void, index: usize, lowmem: *mut c_void) -> i32;

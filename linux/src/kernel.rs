@@ -6,7 +6,7 @@ use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
 use crate::pages::{KernelTable, LowmemPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
-use crate::{cache, ffi, module, provoke, resolve, vmid_debug};
+use crate::{cache, ffi, module, provoke, resolve, trace, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::core_id::{Erratum798181, Midr};
 use arch::hyp_registers::Vttbr;
@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyp_abi::context::{ExitCode, HYP_PANIC, VcpuContext};
 use hyp_abi::image::Call;
 use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
+use kvm::trace::{Event, Watched};
 use kvm::vgic::CpuInterface;
 use kvm::vmid::VmidSlot;
 
@@ -244,6 +245,14 @@ impl Host for Kernel {
 
     fn hyp_may_answer(&self) -> bool {
         HYP_ANSWERS.load(Ordering::Relaxed) != 0
+    }
+
+    fn watched(&self) -> Watched {
+        trace::watched()
+    }
+
+    fn tell(&self, event: Event) {
+        trace::tell(event);
     }
 
     fn leave_guest(&self, _: &mut ContextPage) -> bool {

@@ -11,6 +11,7 @@ use crate::kernel::Kernel;
 use crate::lock::Mutex;
 use crate::pages::LowmemPage;
 use crate::system::{self, to_kernel};
+use crate::trace;
 use crate::user::UserAddress;
 use crate::vcpu_state;
 use crate::vm::{Kind, VmObject, descriptor, preferred};
@@ -126,10 +127,12 @@ impl VcpuObject {
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
         let hypervisor = system::hypervisor()?;
-        let switches_before = inner.state.context.exit.vfp_switches;
+        let switches_before = inner.state.vfp_switches;
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
-        let switches = inner.state.context.exit.vfp_switches.wrapping_sub(switches_before);
-        VFP_SWITCHES.fetch_add(switches, Ordering::Relaxed);
+        let switches = inner.state.vfp_switches.wrapping_sub(switches_before);
+        if switches != 0 {
+            VFP_SWITCHES.fetch_add(switches, Ordering::Relaxed);
+        }
         if !self.vm.vm.has_running_irqchip() {
             self.set_shared(offset_of!(Run, device_irq_level), vcpu_state::device_irq_level(&inner.state));
         }
@@ -279,7 +282,11 @@ impl VcpuObject {
         let initialised = inner.state.initialised;
         match command {
             KVM_RUN if argument != 0 => Err(Errno::EINVAL),
-            KVM_RUN => self.run(&mut inner),
+            KVM_RUN => {
+                let result = self.run(&mut inner);
+                trace::userspace_exit(self.shared(offset_of!(Run, exit_reason)), &result);
+                result
+            }
             KVM_ARM_VCPU_INIT => self.initialise(&mut inner, at),
             KVM_GET_ONE_REG | KVM_SET_ONE_REG | KVM_GET_REG_LIST if !initialised => Err(Errno::ENOEXEC),
             KVM_GET_ONE_REG => self.get_one_reg(&mut inner, at),

@@ -10,13 +10,14 @@ use crate::heap::Shared;
 use crate::kernel::Kernel;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
-use crate::{capability, device, dirty_log, vcpu};
+use crate::{capability, device, dirty_log, trace, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::core_id::{Core, Midr};
 use arch::hyp_registers::Hcr;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kvm::memslots::{Region, SlotError};
+use kvm::trace::{Event, Kind as EventKind, note};
 use kvm::vgic::Invalid;
 use kvm::vm::{IrqchipError, Vm};
 use uapi::device::{CreateDevice, DeviceAddr, KVM_ARM_DEVICE_VGIC_V2};
@@ -31,6 +32,8 @@ pub struct VmObject {
     pub vm: Vm<Kernel>,
     /// The shim's `struct mm_watch`; null until it watches.
     watch: AtomicPtr<c_void>,
+    /// What stands for it in debugfs; null until it has a descriptor.
+    seen: AtomicPtr<c_void>,
 }
 
 impl VmObject {
@@ -47,6 +50,11 @@ impl VmObject {
 
 impl Drop for VmObject {
     fn drop(&mut self) {
+        let seen = *self.seen.get_mut();
+        if !seen.is_null() {
+            // SAFETY: made by ws_vm_fd for this VM; on return nobody looks at it or will.
+            unsafe { ffi::ws_debugfs_remove(seen) };
+        }
         let watch = *self.watch.get_mut();
         if !watch.is_null() {
             // SAFETY: made by ws_mm_watch for this VM; on return no callback runs or will run.
@@ -62,18 +70,19 @@ pub fn create(kind: usize) -> Result<i32> {
     }
     let user_end = HostVirt::new(ffi::ws_user_limit() as u32);
     let vm = Vm::new(system::hypervisor()?, user_end)?;
-    let object = Shared::new(VmObject { vm, watch: AtomicPtr::new(core::ptr::null_mut()) })?;
+    let none = || AtomicPtr::new(core::ptr::null_mut());
+    let object = Shared::new(VmObject { vm, watch: none(), seen: none() })?;
     // SAFETY: the callbacks get the address of the VM, which outlives the watch (`Drop`).
     let watch = Errno::check_pointer(unsafe { ffi::ws_mm_watch((&raw const *object).cast_mut().cast()) })?;
     object.watch.store(watch, Ordering::Release);
-    descriptor(Kind::Vm, object)
+    let place = object.seen.as_ptr();
+    // SAFETY: the object is there until its descriptor, which exists after the place was written, and all other references are gone.
+    owning(object, |raw| unsafe { ffi::ws_vm_fd(raw, place) })
 }
 
 /// Kinds of descriptors, as the shim numbers them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A VM.
-    Vm = 0,
     /// A vCPU.
     Vcpu = 1,
     /// A device.
@@ -82,9 +91,14 @@ pub enum Kind {
 
 /// A descriptor that owns a reference. If there is none to be had, the reference is dropped.
 pub fn descriptor<T>(kind: Kind, object: Shared<T>) -> Result<i32> {
-    let raw = object.into_raw();
     // SAFETY: the descriptor's release gives the reference back, once.
-    Errno::check(unsafe { ffi::ws_fd(kind as u32, raw) }).inspect_err(|_| {
+    owning(object, |raw| unsafe { ffi::ws_fd(kind as u32, raw) })
+}
+
+/// What `make` makes owns the reference.
+fn owning<T>(object: Shared<T>, make: impl FnOnce(*mut c_void) -> i32) -> Result<i32> {
+    let raw = object.into_raw();
+    Errno::check(make(raw)).inspect_err(|_| {
         // SAFETY: no descriptor took it.
         drop(unsafe { Shared::<T>::from_raw(raw) });
     })
@@ -137,7 +151,9 @@ fn set_memory_region(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
 fn irq_line(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
     let request: IrqLevel = argument.read()?;
     let level = request.level != 0;
-    match IrqLine::decode(request.irq).ok_or(Errno::EINVAL)? {
+    let line = IrqLine::decode(request.irq).ok_or(Errno::EINVAL)?;
+    trace::irq_line(line, level);
+    match line {
         // A vCPU's own lines exist where the process emulates the interrupt controller (KVM_CAP_ARM_USER_IRQ).
         IrqLine::Cpu { .. } if vm.has_irqchip() => return Err(Errno::ENXIO),
         IrqLine::Cpu { vcpu, number } => {
@@ -275,6 +291,7 @@ unsafe fn watched<'a>(vm: *mut c_void) -> &'a Vm<Kernel> {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ws_rust_mm_invalidate_begin(vm: *mut c_void, start: usize, end: usize, _may_block: u32) -> i32 {
     let range = HostVirt::new(start as u32)..HostVirt::new(end as u32);
+    note(&Kernel, EventKind::UnmapRange, || Event::UnmapRange { start: start as u64, end: end as u64 });
     // SAFETY: promised by the caller.
     unsafe { watched(vm) }.memory.invalidate_begin(range);
     0
@@ -297,6 +314,7 @@ unsafe extern "C" fn ws_rust_mm_invalidate_end(vm: *mut c_void, _start: usize, _
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ws_rust_mm_clear_young(vm: *mut c_void, start: usize, end: usize, flush: u32) -> u32 {
     let range = HostVirt::new(start as u32)..HostVirt::new(end as u32);
+    note(&Kernel, EventKind::Age, || Event::Age { start: start as u64, end: end as u64 });
     // SAFETY: promised by the caller.
     unsafe { watched(vm) }.memory.clear_young(range, flush != 0).into()
 }
@@ -307,6 +325,7 @@ unsafe extern "C" fn ws_rust_mm_clear_young(vm: *mut c_void, start: usize, end: 
 /// As [`watched`].
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ws_rust_mm_test_young(vm: *mut c_void, address: usize) -> u32 {
+    note(&Kernel, EventKind::TestAge, || Event::TestAge { hva: address as u64 });
     let start = HostVirt::new(address as u32).page();
     let Some(end) = start.checked_add(PAGE_SIZE as u32) else { return 0 };
     // SAFETY: promised by the caller.

@@ -55,6 +55,15 @@ impl Opcode {
         }
     }
 
+    /// Its encoding; a Thumb instruction of two halfwords has the first in the upper half.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Arm(word) => word,
+            Self::Thumb(first, second) if is_wide(first) => u32::from(first) << 16 | u32::from(second),
+            Self::Thumb(first, _) => first.into(),
+        }
+    }
+
     fn length(self) -> InstructionLength {
         match self {
             Self::Thumb(first, _) if !is_wide(first) => InstructionLength::Halfword,

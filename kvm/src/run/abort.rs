@@ -10,6 +10,8 @@ use crate::guest_memory::{Access, FaultOutcome};
 use crate::host::{Host, Unresolved};
 use crate::mmio::transfer::{self, Refused, Transfer};
 use crate::mmio::{self, Decoded, Instruction, Pending};
+use crate::trace::{self, Event, Kind, MMIO_READ, MMIO_UNSATISFIED, MMIO_WRITE};
+use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use crate::vm::Hit;
 use crate::{guest_registers, inject};
@@ -47,6 +49,8 @@ impl<H: Host> Run<'_, H> {
                 return Next::Enter;
             }
         }
+        self.vcpu.statistics.guest_faults.count();
+        trace::guest_fault(&self.hypervisor.host, context, ipa.get(), fault);
         match self.vm.memory.fault(ipa, access, &mut self.state.cache) {
             Ok(FaultOutcome::Mapped | FaultOutcome::Again) => return Next::Enter,
             Ok(FaultOutcome::Mmio) => {}
@@ -86,6 +90,10 @@ impl<H: Host> Run<'_, H> {
         let Some(opcode) = transfer::fetch(&self.hypervisor.host, &self.vm.memory, &self.state.context) else {
             return Next::Enter;
         };
+        trace::note(&self.hypervisor.host, Kind::MmioEmulate, || {
+            let (pc, cpsr) = (self.state.context.pc.into(), self.state.context.cpsr.into());
+            Event::MmioEmulate { pc, instruction: opcode.bits().into(), cpsr }
+        });
         let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
             Ok(transfer) => transfer,
             Err(Refused::Changed) => return Next::Enter,
@@ -99,7 +107,7 @@ impl<H: Host> Run<'_, H> {
         while let Some(access) = next {
             let Hit::Distributor(offset) = self.vm.hit(self.hypervisor, access.ipa) else {
                 self.state.pending = Some(Instruction::Transfer(transfer));
-                return Next::Leave(Return::Exit(mmio_exit(&access)));
+                return Next::Leave(Return::Exit(self.mmio_exit(&access)));
             };
             let value = self.distributor(&access, offset);
             next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
@@ -111,7 +119,7 @@ impl<H: Host> Run<'_, H> {
     fn device(&mut self, access: Pending, hit: Hit) -> Next {
         let Hit::Distributor(offset) = hit else {
             self.state.pending = Some(Instruction::Plain(access));
-            return Next::Leave(Return::Exit(mmio_exit(&access)));
+            return Next::Leave(Return::Exit(self.mmio_exit(&access)));
         };
         let value = self.distributor(&access, offset);
         access.finish_with_value(&mut self.state.context, value);
@@ -134,13 +142,36 @@ impl<H: Host> Run<'_, H> {
         });
         let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
         self.vm.kick(kicks.without(number));
+        self.vcpu.statistics.mmio_exit_kernel.count();
+        note_mmio(&self.hypervisor.host, access, || match access.written_value() {
+            Some(written) => (MMIO_WRITE, written.into()),
+            None => (MMIO_READ, value.into()),
+        });
         value
+    }
+
+    fn mmio_exit(&self, access: &Pending) -> Exit {
+        mmio_exit(&self.hypervisor.host, self.vcpu, access)
     }
 }
 
+/// Tells of an access to a device: what kind of event it is, and the value.
+#[inline(always)]
+pub(super) fn note_mmio<H: Host>(host: &H, access: &Pending, what: impl FnOnce() -> (u64, u64)) {
+    trace::note(host, Kind::Mmio, || {
+        let (kind, value) = what();
+        Event::Mmio { kind, len: access.size.bytes().into(), ipa: access.ipa.get(), value }
+    });
+}
+
 /// An access that is the process's.
-pub(super) fn mmio_exit(access: &Pending) -> Exit {
+pub(super) fn mmio_exit<H: Host>(host: &H, vcpu: &Vcpu<H>, access: &Pending) -> Exit {
     let written = access.written();
+    vcpu.statistics.mmio_exit_user.count();
+    note_mmio(host, access, || match written {
+        Some(bytes) => (MMIO_WRITE, u64::from_le_bytes(bytes)),
+        None => (MMIO_UNSATISFIED, 0),
+    });
     Exit::Mmio(Mmio {
         phys_addr: access.ipa.get(),
         data: written.unwrap_or([0; 8]),

@@ -10,6 +10,7 @@
 
 use super::Run;
 use crate::host::Host;
+use crate::trace::{self, Event, Kind};
 use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
 use crate::vtimer;
 use arch::hyp_registers::Hcr;
@@ -26,6 +27,10 @@ impl<H: Host> Run<'_, H> {
             if *line != level {
                 *line = level;
                 // The kicks can only be for this vCPU, which is here. Without an interrupt controller there is nobody to tell.
+                let (vcpu, irq) = (self.number as u64, ppi.into());
+                let host = &self.hypervisor.host;
+                trace::note(host, Kind::TimerUpdateIrq, || Event::TimerUpdateIrq { vcpu, irq, level: level.into() });
+                trace::note(host, Kind::UpdatePending, || Event::UpdatePending { vcpu, irq, level: level.into() });
                 let _ = self.vm.with_vgic(|vgic| vgic.set_level(self.number, ppi, level));
             }
         }

@@ -17,6 +17,7 @@ use crate::cp15::trap;
 use crate::guest_registers;
 use crate::host::Host;
 use crate::psci;
+use crate::trace::Watched;
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use arch::addr::PAGE_SIZE;
 use arch::condition::InstructionLength;
@@ -38,13 +39,15 @@ pub(super) enum AtOnce {
 
 impl<H: Host> Run<'_, H> {
     /// Writes into the context what Hyp mode may answer, and what is a short exit. Interrupts are off.
-    pub(super) fn prepare_answers(&mut self) {
+    pub(super) fn prepare_answers(&mut self, watched: Watched) {
         let generation = self.vm.generation();
         if self.state.answers_as_of != Some(generation) {
             self.state.answers_as_of = Some(generation);
             self.write_answers();
         }
-        self.state.context.control.answers = self.hypervisor.host.hyp_may_answer().into();
+        // Whoever watches events sees every exit.
+        let may_answer = self.hypervisor.host.hyp_may_answer() && !watched.any();
+        self.state.context.control.answers = may_answer.into();
     }
 
     #[cold]
@@ -96,7 +99,11 @@ impl<H: Host> Run<'_, H> {
             return false;
         }
         let firmware = self.firmware();
-        psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered
+        let answered = psci::hypercall(&mut self.state.context, &firmware) == psci::Call::Answered;
+        if answered {
+            self.vcpu.statistics.hvc_exit_stat.count();
+        }
+        answered
     }
 
     /// A word between the distributor and a register, which is all that guests do often. Bytes are left to
@@ -151,6 +158,7 @@ impl<H: Host> Run<'_, H> {
             *register = self.vm.look_at_vgic(|vgic| vgic.dist_read(number, offset, 4)).unwrap_or(0);
             (Kicks::NONE, None)
         };
+        self.vcpu.statistics.mmio_exit_kernel.count();
         let context = &mut *self.state.context;
         context.pc = context.pc.wrapping_add(InstructionLength::Word.bytes());
         if in_flight.is_some() {
