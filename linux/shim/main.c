@@ -253,7 +253,10 @@ module_init(worldswitch_init);
 module_exit(worldswitch_exit);
 
 MODULE_AUTHOR("Worldswitch maintainers");
-MODULE_DESCRIPTION("KVM for 32-bit Arm hosts");
+MODULE_DESCRIPTION("Worldswitch: KVM (/dev/kvm) for 32-bit Arm hosts that started in Hyp mode");
+MODULE_VERSION(WS_VERSION);
 MODULE_LICENSE("GPL");
+MODULE_INFO(cores, "Cortex-A7, A12, A15, A17 and their relatives; Armv8-A cores that run a 32-bit kernel");
+MODULE_INFO(needs, "a GICv2 with a virtual CPU interface, and the generic timer, in the device tree");
 MODULE_ALIAS_MISCDEV(KVM_MINOR);
 MODULE_ALIAS("devname:kvm");

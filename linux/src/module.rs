@@ -121,7 +121,8 @@ impl core::fmt::Display for HardwareLine {
         let forwarding = if self.0.timer_forwarded { "forwarded" } else { "masked in flight" };
         write!(
             f,
-            "/dev/kvm is there: Hyp mode taken on {} CPUs, GICv2 with {} list registers, timer interrupt {} {forwarding}",
+            "version {}, /dev/kvm is there: Hyp mode taken on {} CPUs, GICv2 with {} list registers, timer interrupt {} {forwarding}",
+            env!("CARGO_PKG_VERSION"),
             ffi::ws_online_cpus(),
             self.0.gic.list_registers(),
             self.0.timer_hwirq

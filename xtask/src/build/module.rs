@@ -16,14 +16,18 @@ use crate::setup::machine_architecture;
 /// The name that `linux/shim/Kbuild` knows the Rust object by.
 const OBJECT: &str = "worldswitch_rust.o_linked";
 
+/// The module's version: the workspace's.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Builds the module for `kernel` with the Rust object `object`, if anything has changed since the last time.
 pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf> {
     let folder = layout.state("module").join(kernel.choice.slug());
     let module = folder.join("worldswitch.ko");
     let stamp = folder.join("built-for");
     let changed = copy_sources(&layout.root.join("linux/shim"), &folder, object)?;
-    let same_kernel = fs::read_to_string(&stamp).is_ok_and(|release| release == kernel.release);
-    if !changed && same_kernel && module.exists() {
+    let built_for = format!("{} {VERSION}", kernel.release);
+    let same = fs::read_to_string(&stamp).is_ok_and(|found| found == built_for);
+    if !changed && same && module.exists() {
         return Ok(module);
     }
     let _ = fs::remove_file(&stamp);
@@ -39,6 +43,8 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
             .arg(format!("CC={}", compiler()))
             .arg(format!("DEB_BUILD_ARCH={}", machine_architecture()?))
             .args(["DEB_HOST_ARCH=armhf", "DEB_HOST_GNU_TYPE=arm-linux-gnueabihf"])
+            // For modinfo.
+            .arg(format!("WS_VERSION={VERSION}"))
             .arg("modules")
             // What the caller's own make or cargo left for its children is not meant for this one.
             .env_remove("MAKEFLAGS")
@@ -49,7 +55,7 @@ pub fn build(layout: &Layout, kernel: &Kernel, object: &Path) -> Result<PathBuf>
     if let Some(line) = first_warning(&fs::read_to_string(&log)?) {
         bail!("the module builds for {} with a warning: {line}\n(all of it: {})", kernel.choice, log.display());
     }
-    fs::write(&stamp, &kernel.release)?;
+    fs::write(&stamp, built_for)?;
     Ok(module)
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Tally, sources, vectors};
+use super::{Tally, modinfo, sources, vectors};
 use crate::build;
 use crate::child;
 use crate::layout::Layout;
@@ -44,6 +44,10 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
         "each Hyp vector leads where it should, on cores that want it by way of an empty branch predictor",
         || vectors::review(&layout.state("hyp.elf")),
     );
+    for choice in setup::default_kernels() {
+        let name = format!("modinfo of the module for {choice} says what it is, and of each parameter what it does");
+        tally.check(&name, || modinfo::check(layout, &choice));
+    }
     let bare = ["worldswitch-hyp", "worldswitch-linux", "worldswitch-guests"].map(|package| (package, BARE));
     let mut programs = build::HOST_PROGRAMS.map(|(package, _)| (package, LINUX)).to_vec();
     programs.dedup();

@@ -8,6 +8,7 @@
 mod boot;
 mod checks;
 mod expect;
+mod modinfo;
 mod sources;
 mod table;
 mod vectors;
