@@ -6,7 +6,7 @@
 //! and a place of the table of descriptors holds what the last one put there. So a process that brings a host down is tried again by
 //! its number, and does much the same.
 //!
-//! Signals come all the time, so that nobody stays in a guest for long. A process ends in one of several ways, most of them in the middle
+//! A timer's signal ends each stay in a guest after some microseconds, and signals come at other times too. A process ends in one of several ways, most of them in the middle
 //! of it all; a process that it forked may outlive it, with its descriptors.
 
 use std::ffi::CStr;
@@ -58,7 +58,7 @@ impl Plan {
     pub fn of(random: &mut Rng) -> Self {
         Self {
             threads: random.of(&[1, 2, 2, 3, 4]),
-            steps: random.of(&[500, 2000, 5000]),
+            steps: random.of(&[500, 5000, 20_000]),
             ending: random.of(&[
                 Ending::Exit,
                 Ending::Close,
@@ -67,7 +67,7 @@ impl Plan {
                 Ending::Killed,
                 Ending::Killed,
             ]),
-            time: random.of(&[3, 20, 100, 400, 2000, 2000]),
+            time: random.of(&[3, 20, 100, 400, 2000, 5000]),
         }
     }
 }
@@ -92,6 +92,42 @@ struct Worker {
     arena: &'static Arena,
     tally: &'static Tally,
     desk: Box<[u64; DESK / 8]>,
+    alarm: Alarm,
+}
+
+/// A timer that sends its thread the signal that ends a stay in a guest.
+#[derive(Clone, Copy)]
+struct Alarm(Option<libc::timer_t>);
+
+impl Alarm {
+    /// This thread's.
+    fn new() -> Self {
+        // SAFETY: a structure of numbers, filled as SIGEV_THREAD_ID has it; the call writes the timer's name.
+        unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = libc::SIGUSR1;
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer = std::mem::zeroed();
+            let made = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer);
+            Self((made == 0).then_some(timer))
+        }
+    }
+
+    /// From now on every so many microseconds: the first may come before there is a stay to end. 0: no more.
+    fn every(self, microseconds: u32) {
+        let Some(timer) = self.0 else { return };
+        let time = libc::timespec { tv_sec: 0, tv_nsec: (microseconds * 1000) as libc::c_long };
+        // SAFETY: a timer of this process's; the structures are read.
+        unsafe {
+            libc::timer_settime(
+                timer,
+                0,
+                &libc::itimerspec { it_interval: time, it_value: time },
+                std::ptr::null_mut(),
+            );
+        }
+    }
 }
 
 extern "C" fn nothing(_: libc::c_int) {}
@@ -114,15 +150,15 @@ pub fn live(plan: &Plan, seed: u64, number: u64, tally: &'static Tally) -> ! {
     let mut random = stream(seed, number);
     let image = image::image(&mut random);
     (0..arena.program().1 / image::BYTES).for_each(|part| arena.put(part * image::BYTES, &image));
-    let mut worker = || Worker { random: Rng::with_seed(random.u64(..)), arena, tally, desk: Box::new([0; DESK / 8]) };
-    let mut first = worker();
+    let mut first = Worker::new(random.u64(..), arena, tally);
     first.open();
     first.furnish();
     static DONE: AtomicUsize = AtomicUsize::new(0);
     let workers: Vec<_> = (0..plan.threads)
         .map(|_| {
-            let (mut worker, steps) = (worker(), plan.steps);
+            let (seed, steps) = (random.u64(..), plan.steps);
             std::thread::spawn(move || {
+                let mut worker = Worker::new(seed, arena, tally);
                 (0..steps).for_each(|_| worker.step(true));
                 DONE.fetch_add(1, Ordering::Relaxed);
             })
@@ -130,7 +166,7 @@ pub fn live(plan: &Plan, seed: u64, number: u64, tally: &'static Tally) -> ! {
         .collect();
     let over = Instant::now() + Duration::from_millis(plan.time);
     loop {
-        std::thread::sleep(Duration::from_micros(500));
+        std::thread::sleep(Duration::from_millis(2));
         let through = DONE.load(Ordering::Relaxed) == plan.threads || Instant::now() > over;
         if through && plan.ending != Ending::Killed {
             first.finish(plan.ending);
@@ -149,6 +185,11 @@ fn end(status: i32) -> ! {
 }
 
 impl Worker {
+    /// The calling thread's.
+    fn new(seed: u64, arena: &'static Arena, tally: &'static Tally) -> Self {
+        Self { random: Rng::with_seed(seed), arena, tally, desk: Box::new([0; DESK / 8]), alarm: Alarm::new() }
+    }
+
     /// The descriptors that a process begins with.
     fn open(&mut self) {
         for (kind, path) in [
@@ -336,8 +377,15 @@ impl Worker {
         };
         // What is drawn because of the answer does not change what comes next.
         let mut random = self.random.fork();
+        let stay = (call_made.number == KVM_RUN).then(|| self.random.u32(20..500));
+        if let Some(time) = stay {
+            self.alarm.every(time);
+        }
         // SAFETY: the argument is a number, an address on the desk, in the arena, or where nothing is; so are those within it.
         let answer = unsafe { call(fd, call_made.number, argument) };
+        if stay.is_some() {
+            self.alarm.every(0);
+        }
         self.tally.count(Some(index), answer);
         if let (Ok(made), Some(kind)) = (answer, call_made.makes) {
             DESCRIPTORS.put(kind, made, &mut random);
@@ -380,6 +428,7 @@ impl Worker {
         }
         // SAFETY: the signal ends the child: nobody else gets it out of a guest.
         unsafe { libc::alarm(1) };
+        self.alarm = Alarm(None);
         if self.random.one_in(2) {
             std::thread::sleep(Duration::from_millis(self.random.u64(..30)));
         }
