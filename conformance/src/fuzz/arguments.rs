@@ -301,7 +301,16 @@ pub fn create_device(maker: &mut Maker) -> Argument {
     maker.put(CreateDevice { device_type, fd: 0, flags })
 }
 
-/// An attribute of a GIC, of a vCPU's timer, or of nothing.
+/// An attribute of a vCPU's timer, or of nothing.
+pub fn vcpu_attribute(maker: &mut Maker) -> Argument {
+    let group = maker.random.of(&[KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_PMU_V3_CTRL, 2]);
+    let attr = maker.random.of(&[KVM_ARM_VCPU_TIMER_IRQ_VTIMER, KVM_ARM_VCPU_TIMER_IRQ_PTIMER, 2]);
+    let value = maker.random.of(&[27, 30, 20, 16, 31, 15, 32, u64::MAX]);
+    let addr = if maker.random.one_in(4) { maker.address() } else { maker.value_in_arena(value) };
+    maker.put_with_address(DeviceAttr { flags: 0, group, attr, addr }, 16)
+}
+
+/// An attribute of a GIC, or of nothing.
 pub fn attribute(maker: &mut Maker) -> Argument {
     let group = maker.random.u32(..9);
     let cpu = maker.random.of(&[0, 0, 1, 3, 7, 8, 255]);
