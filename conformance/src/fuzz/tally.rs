@@ -26,6 +26,9 @@ pub struct Tally {
     pub exits: AtomicU32,
 }
 
+/// A call that was made so often should have succeeded: the rarest of them do one time in two hundred.
+const ENOUGH: u32 = 3000;
+
 /// Errors that KVM's calls answer: Documentation/virt/kvm/api.rst, and what a descriptor that is none or another's does.
 const ERRORS: [Errno; 22] = [
     Errno::EINTR,
@@ -118,12 +121,14 @@ impl Tally {
         })
     }
 
-    /// The first call that never succeeded, of those that must sometimes; `has` says which capabilities the host has.
+    /// The first call that was made often enough and never succeeded, of those that must sometimes; `has` says which capabilities the
+    /// host has.
     pub fn never_succeeded(&self, has: impl Fn(u32) -> bool) -> Option<&'static str> {
         let offered = |capability: Option<u32>| capability.is_none_or(&has);
         let mut rows = CALLS.iter().zip(&self.rows);
         let (call, _) = rows.find(|(call, row)| {
-            call.must_succeed && offered(call.capability) && row.succeeded.load(Ordering::Relaxed) == 0
+            let (made, succeeded) = (row.made.load(Ordering::Relaxed), row.succeeded.load(Ordering::Relaxed));
+            call.must_succeed && offered(call.capability) && made >= ENOUGH && succeeded == 0
         })?;
         Some(call.name)
     }
@@ -146,7 +151,11 @@ mod tests {
             "{}",
             tally.table()
         );
+        assert_eq!(tally.never_succeeded(|_| false), None);
+        (0..ENOUGH).for_each(|_| tally.count(Some(1), Err(Errno::EINVAL)));
         assert_eq!(tally.never_succeeded(|_| false), Some("CREATE_VM"));
+        tally.count(Some(1), Ok(3));
+        assert_eq!(tally.never_succeeded(|_| false), None);
         tally.count(Some(2), Err(Errno::ESRCH));
         assert!(tally.unexpected_error().expect("one").contains("ESRCH"));
     }
