@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
     Case::of("a write to a readonly slot leaves as a device's", readonly),
     Case::of("SYSTEM_OFF and SYSTEM_RESET leave, and the vCPUs are off", system_events),
     Case::of("CPU_OFF puts the vCPU to sleep, off", cpu_off),
+    Case::of("a vCPU that CPU_ON started and that has not run has the registers that it starts with", started_but_idle),
     Case::of("CPU_ON starts another vCPU where it says", cpu_on),
     Case::of("PSCI has the version that was chosen, and no unknown functions", psci_version),
     Case::of("a guest without memory at its PC can be interrupted", lost),
@@ -346,6 +347,26 @@ fn cpu_on() -> Verdict {
     vcpu.expect_write(DEVICE, 4, psci::ALREADY_ON as u32)?;
     vcpu.expect_write(DEVICE, 4, psci::INVALID_PARAMETERS as u32)?;
     other.expect_off()
+}
+
+fn started_but_idle() -> Verdict {
+    let mut program = Program::new();
+    program.set(1, 1).set(2, RAM + 0x100).set(3, 0x1357).call(psci::CPU_ON).set(4, DEVICE).str(0, 4, 0).stay();
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    let other = machine.blank_vcpu(1)?;
+    let mut init = machine.target()?;
+    init.set(KVM_ARM_VCPU_POWER_OFF);
+    other.init(&init).succeeds("KVM_ARM_VCPU_INIT")?;
+    other.fd.set_register(r(5), 7).succeeds("KVM_SET_ONE_REG")?;
+    vcpu.expect_write(DEVICE, 4, psci::SUCCESS as u32)?;
+    for (id, value) in [(PC, u64::from(RAM) + 0x100), (r(0), 0x1357), (r(5), 0)] {
+        equal(other.fd.register(id), Ok(value), format_args!("register {id:#x} of the vCPU that was started"))?;
+    }
+    // And they stay what the process makes of them.
+    other.fd.set_register(r(0), 0x2468).succeeds("KVM_SET_ONE_REG")?;
+    machine.ram.put(0x100, Program::new().set(4, DEVICE).str(0, 4, 8).words());
+    other.expect_write(DEVICE + 8, 4, 0x2468)
 }
 
 fn psci_version() -> Verdict {

@@ -120,6 +120,16 @@ pub fn run<H: Host>(
     result
 }
 
+/// Starts a vCPU that was turned on and has not run since, as whoever turned it on asked. Before that its registers are not those that
+/// it will run with: a process that reads or writes them calls this first.
+pub fn start_as_asked<H: Host>(hypervisor: &Hypervisor<H>, vm: &Vm<H>, number: usize, state: &mut VcpuState<H>) {
+    let start = vm.vcpu(number).and_then(|vcpu| vcpu.change_power(|power| power.start.take()));
+    if let Some(start) = start {
+        let place = Place { vcpu: number as u32, vcpus: vm.vcpus().count() as u32 };
+        reset::power_on(&mut state.registers(), &hypervisor.hardware.id, place, &start);
+    }
+}
+
 impl<H: Host> Run<'_, H> {
     fn until_wanted(&mut self) -> Return {
         loop {
@@ -149,17 +159,8 @@ impl<H: Host> Run<'_, H> {
         if self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal {
             return false;
         }
-        let start = self.vcpu.change_power(|power| power.start.take());
-        if let Some(start) = start {
-            let id = &self.hypervisor.hardware.id;
-            let place = self.place();
-            reset::power_on(&mut self.state.registers(), id, place, &start);
-        }
+        start_as_asked(self.hypervisor, self.vm, self.number, self.state);
         true
-    }
-
-    fn place(&self) -> Place {
-        Place { vcpu: self.number as u32, vcpus: self.vm.vcpus().count() as u32 }
     }
 
     /// One stay in the guest, short exits included. `None`: something came up before it was entered.

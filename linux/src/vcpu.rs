@@ -289,8 +289,14 @@ impl VcpuObject {
             }
             KVM_ARM_VCPU_INIT => self.initialise(&mut inner, at),
             KVM_GET_ONE_REG | KVM_SET_ONE_REG | KVM_GET_REG_LIST if !initialised => Err(Errno::ENOEXEC),
-            KVM_GET_ONE_REG => self.get_one_reg(&mut inner, at),
-            KVM_SET_ONE_REG => self.set_one_reg(&mut inner, at),
+            KVM_GET_ONE_REG | KVM_SET_ONE_REG => {
+                kvm::run::start_as_asked(system::hypervisor()?, &self.vm.vm, self.number, &mut inner.state);
+                if command == KVM_GET_ONE_REG {
+                    self.get_one_reg(&mut inner, at)
+                } else {
+                    self.set_one_reg(&mut inner, at)
+                }
+            }
             KVM_GET_REG_LIST => self.get_reg_list(at),
             KVM_GET_MP_STATE => self.get_mp_state(at),
             KVM_SET_MP_STATE => self.set_mp_state(at),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::device_tree;
 use crate::kernel_image::BadImage;
 use crate::layout::{BadPlacement, MAX_RAM};
+use crate::saved_machine::BadFile;
 
 /// Everything that ends `wsvm` with status 1 or 3.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,17 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A file is no saved machine, or none that can go on here.
+    #[error("{}: {source}", .path.display())]
+    SavedMachine {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: BadFile,
+    },
+    /// A resumed guest asked to be started again.
+    #[error("the guest resets, and a resumed machine has no kernel to start again: use wsvm run")]
+    ResetAfterResumption,
     /// The guest ran, and what it said was lost.
     #[error("output of the guest's {port} was lost: {source}")]
     LostOutput {

@@ -108,6 +108,11 @@ impl GuestRam {
         Ok(self.view.read_exact_volatile_from(GuestAddress(to.start), file, size)?)
     }
 
+    /// Reads what lies at `from`.
+    pub fn read(&self, bytes: &mut [u8], from: u64) -> Result<(), Error> {
+        Ok(self.view.read_slice(bytes, GuestAddress(from))?)
+    }
+
     /// Writes `bytes` at `to`.
     pub fn write(&self, bytes: &[u8], to: u64) -> Result<(), Error> {
         Ok(self.view.write_slice(bytes, GuestAddress(to))?)

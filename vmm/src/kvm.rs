@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! KVM by types: the system, a virtual machine, a vCPU, and the GIC that the kernel models.
 
+pub mod state;
+
 use std::io;
 use std::sync::Arc;
 
@@ -124,7 +126,7 @@ impl Vm {
         device
             .set_attribute::<u32>(uapi::KVM_DEV_ARM_VGIC_GRP_CTRL, uapi::KVM_DEV_ARM_VGIC_CTRL_INIT, None)
             .map_err(&set)?;
-        Ok(Gic { _device: device })
+        Ok(Gic { device })
     }
 
     /// Sets the level of an interrupt line.
@@ -135,7 +137,7 @@ impl Vm {
 
 /// The kernel's model of a GICv2.
 pub struct Gic {
-    _device: KvmFd,
+    device: KvmFd,
 }
 
 /// A vCPU.

@@ -31,6 +31,10 @@ fn checked(result: libc::c_int) -> io::Result<i32> {
 pub unsafe trait NoAddress {}
 // SAFETY: two numbers.
 unsafe impl NoAddress for uapi::IrqLevel {}
+// SAFETY: a number.
+unsafe impl NoAddress for uapi::MpState {}
+// SAFETY: numbers.
+unsafe impl NoAddress for uapi::VcpuEvents {}
 // SAFETY: numbers and a bitmap.
 unsafe impl NoAddress for uapi::VcpuInit {}
 // SAFETY: two numbers and a descriptor.
@@ -101,6 +105,16 @@ impl KvmFd {
         checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_DEVICE_ATTR.into(), &attribute) }).map(|_| ())
     }
 
+    /// Reads an attribute of a device whose value has four bytes, or eight.
+    pub fn attribute(&self, group: u32, attr: u64) -> io::Result<u64> {
+        let mut value = 0u64;
+        let attribute =
+            uapi::DeviceAttr { flags: 0, group, attr, addr: std::ptr::from_mut(&mut value) as usize as u64 };
+        // SAFETY: no attribute of the devices that are made here is larger than `value`.
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_GET_DEVICE_ATTR.into(), &attribute) })?;
+        Ok(value)
+    }
+
     /// Gives the machine a memory slot.
     ///
     /// # Safety
@@ -127,6 +141,39 @@ impl KvmFd {
         // SAFETY: the id says four bytes, and `value` has four.
         checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_GET_ONE_REG.into(), &register) })?;
         Ok(value)
+    }
+
+    /// Writes a register of 32 or 64 bits.
+    pub fn set_any_register(&self, id: u64, value: u64) -> io::Result<()> {
+        assert!([uapi::KVM_REG_SIZE_U32, uapi::KVM_REG_SIZE_U64].contains(&(id & uapi::KVM_REG_SIZE_MASK)));
+        let register = OneReg { id, addr: std::ptr::from_ref(&value) as usize as u64 };
+        // SAFETY: the id says four bytes or eight, and `value` has eight.
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_SET_ONE_REG.into(), &register) }).map(|_| ())
+    }
+
+    /// Reads a register of 32 or 64 bits.
+    pub fn any_register(&self, id: u64) -> io::Result<u64> {
+        assert!([uapi::KVM_REG_SIZE_U32, uapi::KVM_REG_SIZE_U64].contains(&(id & uapi::KVM_REG_SIZE_MASK)));
+        let mut value = 0u64;
+        let register = OneReg { id, addr: std::ptr::from_mut(&mut value) as usize as u64 };
+        // SAFETY: the id says four bytes or eight, and `value` has eight.
+        checked(unsafe { ioctl_with_ref(&self.0, uapi::KVM_GET_ONE_REG.into(), &register) })?;
+        Ok(value)
+    }
+
+    /// The ids of a vCPU's registers.
+    pub fn registers(&self) -> io::Result<Vec<u64>> {
+        const MOST: usize = 1024;
+        let mut list = vec![0u64; MOST + 1];
+        list[0] = MOST as u64;
+        // SAFETY: the kernel writes as many ids as the first word says there is room for, at most, behind that word.
+        checked(unsafe {
+            vmm_sys_util::ioctl::ioctl_with_mut_ptr(&self.0, uapi::KVM_GET_REG_LIST.into(), list.as_mut_ptr())
+        })?;
+        let count = (list[0] as usize).min(MOST);
+        list.truncate(count + 1);
+        list.remove(0);
+        Ok(list)
     }
 
     /// Runs the guest. An interruption by a signal is an error of kind `Interrupted`.

@@ -2,7 +2,8 @@
 //! A virtual machine from its parts to its end.
 //!
 //! [`run`] puts one together and waits: for input, for output to write out, for a vCPU to stop, for a signal. A reset takes all
-//! of it apart but the memory, which is cleared, and puts it together again from the same open files.
+//! of it apart but the memory, which is cleared, and puts it together again from the same open files. SIGUSR1, if a file to save to
+//! was named, ends it with all of it in that file, from which [`resume`] goes on.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -16,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use uapi::{core_index, core_reg};
+use vm_superio::SerialState;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Bus;
@@ -23,8 +25,9 @@ use crate::device_tree::{self, MachineDescription};
 use crate::error::Error;
 use crate::guest_memory::GuestRam;
 use crate::kernel_image::KernelImage;
-use crate::kvm::{Kvm, Vcpu, Vm};
+use crate::kvm::{Gic, Kvm, Vcpu, Vm};
 use crate::layout::{MAX_CPUS, MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
+use crate::saved_machine::{self, BadFile, SavedMachine};
 use crate::serial::{SerialPort, Sink, SpiPulse};
 use crate::terminal::{self, ESCAPES, EscapeParser, Key, RawTerminal};
 use crate::vcpu::{self, Stop, VcpuThread};
@@ -48,6 +51,19 @@ pub struct Configuration {
     pub serial: Option<PathBuf>,
     /// Where to write the device tree.
     pub dump_dtb: Option<PathBuf>,
+    /// Where to save the machine when SIGUSR1 comes.
+    pub save: Option<PathBuf>,
+}
+
+/// What to go on with.
+#[derive(Clone, Debug)]
+pub struct Resumption {
+    /// The saved machine.
+    pub machine: PathBuf,
+    /// Where the second serial port's output goes.
+    pub serial: Option<PathBuf>,
+    /// Where to save it again when SIGUSR1 comes.
+    pub save: Option<PathBuf>,
 }
 
 /// How a machine ended.
@@ -55,6 +71,8 @@ pub struct Configuration {
 pub enum End {
     /// The guest powered it off.
     PowerOff,
+    /// It was saved.
+    Saved,
     /// The user typed the escape.
     Escape,
     /// A signal.
@@ -70,6 +88,8 @@ struct Boot {
     placement: Placement,
 }
 
+/// The signal that saves a machine.
+const SAVE: Signal = Signal::SIGUSR1;
 const SUPERVISOR_ALL_MASKED: u32 = 0x1d3; // mode 0x13; asynchronous aborts, IRQ and FIQ masked
 /// How long output without an end of line waits for more.
 const GATHER: Duration = Duration::from_millis(5);
@@ -90,18 +110,46 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
         return Err(Error::TooManyCpus { asked: configuration.cpus, most });
     }
     let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + memory)?);
-    vcpu::prepare()?;
-    let signals = Signals::take()?;
-    let terminal = RawTerminal::take()?;
-    if terminal.is_some() {
-        eprintln!("wsvm: {ESCAPES}");
-    }
+    let around = Surroundings::take(configuration.save.clone())?;
     loop {
         let machine = Machine::build(configuration, &mut boot, &kvm, &ram)?;
-        if let Some(end) = machine.wait(&signals, terminal.is_some())? {
+        if let Some(end) = machine.wait(&around, &ram)? {
             return Ok(end);
         }
         ram.clear()?;
+    }
+}
+
+/// Goes on with a saved machine, to its end.
+pub fn resume(resumption: &Resumption) -> Result<End, Error> {
+    let path = &resumption.machine;
+    let bad = |source| Error::SavedMachine { path: path.clone(), source };
+    let mut file = saved_machine::open(path)?;
+    let saved = SavedMachine::read(&mut file).map_err(bad)?;
+    let kvm = Kvm::open()?;
+    let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + saved.memory)?);
+    saved_machine::read_memory(&mut file, &ram).map_err(bad)?;
+    let around = Surroundings::take(resumption.save.clone())?;
+    let machine = Machine::restore(&saved, resumption, &kvm, &ram)?;
+    machine.wait(&around, &ram)?.ok_or(Error::ResetAfterResumption)
+}
+
+/// What a process has once, whatever machines it runs.
+struct Surroundings {
+    signals: Signals,
+    terminal: Option<RawTerminal>,
+    save: Option<PathBuf>,
+}
+
+impl Surroundings {
+    fn take(save: Option<PathBuf>) -> Result<Self, Error> {
+        vcpu::prepare()?;
+        let signals = Signals::take(save.is_some())?;
+        let terminal = RawTerminal::take()?;
+        if terminal.is_some() {
+            eprintln!("wsvm: {ESCAPES}");
+        }
+        Ok(Self { signals, terminal, save })
     }
 }
 
@@ -161,9 +209,12 @@ struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks them in this thread and all that it starts, to be read instead.
-    fn take() -> Result<Self, Error> {
+    fn take(saves: bool) -> Result<Self, Error> {
         let failed = |errno: nix::Error| Error::host("cannot handle signals")(errno.into());
         let mut set = SigSet::empty();
+        if saves {
+            set.add(SAVE);
+        }
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
             set.add(signal);
         }
@@ -183,8 +234,9 @@ struct Machine {
     wake: Arc<EventFd>,
     console: Arc<SerialPort>,
     ports: [Arc<SerialPort>; 2],
-    // The GIC and the machine itself, kept until the vCPUs have stopped.
-    _kept: (crate::kvm::Gic, Arc<Vm>),
+    gic: Gic,
+    // Kept until the vCPUs have stopped.
+    _vm: Arc<Vm>,
 }
 
 impl Machine {
@@ -209,48 +261,89 @@ impl Machine {
             }
         }
 
+        let fresh = [SerialState::default(), SerialState::default()];
+        Self::start(vm, vcpus, gic, configuration.serial.as_deref(), &fresh)?
+            .ok_or_else(|| Error::host("cannot make the serial ports")(io::ErrorKind::InvalidInput.into()))
+    }
+
+    /// Puts a saved one together and starts its vCPUs.
+    fn restore(saved: &SavedMachine, resumption: &Resumption, kvm: &Kvm, ram: &Arc<GuestRam>) -> Result<Self, Error> {
+        let vm = Arc::new(kvm.create_vm(ram.clone())?);
+        let vcpus = create_vcpus(&vm, saved.vcpus.len() as u32)?;
+        let gic = vm.create_gic()?;
+        gic.set_state(&saved.gic)?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
+            vcpu.set_state(state)?;
+        }
+        let damaged = || Error::SavedMachine {
+            path: resumption.machine.clone(),
+            source: BadFile::Damaged("its serial ports are not this wsvm's"),
+        };
+        Self::start(vm, vcpus, gic, resumption.serial.as_deref(), &saved.ports)?.ok_or_else(damaged)
+    }
+
+    /// Gives it its devices and starts its vCPUs. `None`: there is no such state of the serial ports.
+    fn start(
+        vm: Arc<Vm>,
+        vcpus: Vec<Vcpu>,
+        gic: Gic,
+        serial: Option<&Path>,
+        ports: &[SerialState],
+    ) -> Result<Option<Self>, Error> {
         let host = Error::host("cannot make an eventfd");
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host)?);
-        let port = |spi, to: Sink| Arc::new(SerialPort::new(SpiPulse::new(vm.clone(), spi), to, wake.clone()));
-        let console = port(UART0_SPI, Box::new(io::stdout()));
-        let second: Sink = match &configuration.serial {
+        let port = |state: &SerialState, spi, to: Sink| {
+            SerialPort::new(state, SpiPulse::new(vm.clone(), spi), to, wake.clone()).map(Arc::new)
+        };
+        let second: Sink = match serial {
             Some(path) => Box::new(File::options().append(true).create(true).open(path).map_err(Error::file(path))?),
             None => Box::new(io::sink()),
         };
-        let second = port(UART1_SPI, second);
+        let [first_state, second_state] = ports else { return Ok(None) };
+        let console = port(first_state, UART0_SPI, Box::new(io::stdout()));
+        let (Some(console), Some(second)) = (console, port(second_state, UART1_SPI, second)) else { return Ok(None) };
         let mut bus = Bus::default();
         bus.add(UART0, console.clone());
         bus.add(UART1, second.clone());
         let bus = Arc::new(bus);
 
         let (stop, stopped) = mpsc::channel();
-        let mut machine = Self {
-            vcpus: Vec::new(),
-            stopped,
-            wake,
-            console: console.clone(),
-            ports: [console, second],
-            _kept: (gic, vm),
-        };
+        let mut machine =
+            Self { vcpus: Vec::new(), stopped, wake, console: console.clone(), ports: [console, second], gic, _vm: vm };
         for vcpu in vcpus {
             match VcpuThread::start(vcpu, bus.clone(), stop.clone(), machine.wake.clone()) {
                 Ok(thread) => machine.vcpus.push(thread),
                 Err(error) => {
-                    machine.end();
+                    machine.stop();
                     return Err(error);
                 }
             }
         }
-        Ok(machine)
+        Ok(Some(machine))
     }
 
     /// Waits for its end. `None`: it asks to be started again.
-    fn wait(self, signals: &Signals, terminal: bool) -> Result<Option<End>, Error> {
-        let end = self.attend(signals, terminal);
-        let ports = self.ports.clone();
-        self.end();
-        let end = end?;
-        for (port, name) in ports.iter().zip(["ttyS0", "ttyS1"]) {
+    fn wait(mut self, around: &Surroundings, ram: &GuestRam) -> Result<Option<End>, Error> {
+        let end = self.attend(&around.signals, around.terminal.is_some());
+        let count = self.vcpus.len();
+        let vcpus = self.stop();
+        let mut end = end?;
+        if end == Some(End::Signal(SAVE as i32))
+            && let Some(path) = &around.save
+        {
+            // It may have come to its end by itself meanwhile.
+            end = match self.stopped.try_iter().find(|stop| !matches!(stop, Stop::Asked)) {
+                Some(stop) => stop.end()?,
+                None if vcpus.len() < count => {
+                    return Err(Error::host("cannot save: a vCPU does not stop")(io::ErrorKind::TimedOut.into()));
+                }
+                None => {
+                    self.save(&vcpus, ram)?.write(path, ram)?;
+                    Some(End::Saved)
+                }
+            };
+        }
+        for (port, name) in self.ports.iter().zip(["ttyS0", "ttyS1"]) {
             if let Some(source) = port.take_loss() {
                 return Err(Error::LostOutput { port: name, source });
             }
@@ -284,10 +377,8 @@ impl Machine {
 
             let _ = self.wake.read(); // nothing there is no harm
             match self.stopped.try_recv() {
-                Ok(Stop::PowerOff) => return Ok(Some(End::PowerOff)),
-                Ok(Stop::Reset) => return Ok(None),
-                Ok(Stop::Failed(error)) => return Err(error),
                 Ok(Stop::Asked) | Err(_) => {}
+                Ok(stop) => return stop.end(),
             }
             if let Some(signal) = signals.pending() {
                 return Ok(Some(End::Signal(signal)));
@@ -347,8 +438,19 @@ impl Machine {
         false
     }
 
-    /// Stops the vCPUs and writes out what is left.
-    fn end(self) {
+    /// All of it but the memory. Its vCPUs have stopped.
+    fn save(&self, vcpus: &[Vcpu], ram: &GuestRam) -> Result<SavedMachine, Error> {
+        let memory = ram.guest();
+        Ok(SavedMachine {
+            memory: memory.end - memory.start,
+            vcpus: vcpus.iter().map(Vcpu::state).collect::<Result<_, _>>()?,
+            gic: self.gic.state(vcpus.len() as u8)?,
+            ports: self.ports.iter().map(|port| port.state()).collect(),
+        })
+    }
+
+    /// Stops the vCPUs, whatever access is under way being done, and writes out what is left.
+    fn stop(&mut self) -> Vec<Vcpu> {
         let deadline = Instant::now() + PATIENCE;
         // A signal can come between two looks at it and be lost: ask again until each has stopped.
         while self.vcpus.iter().any(|vcpu| !vcpu.has_stopped()) && Instant::now() < deadline {
@@ -358,9 +460,7 @@ impl Machine {
         for port in &self.ports {
             port.flush();
         }
-        for vcpu in self.vcpus.into_iter().filter(VcpuThread::has_stopped) {
-            vcpu.join();
-        }
+        self.vcpus.drain(..).filter(VcpuThread::has_stopped).filter_map(VcpuThread::join).collect()
     }
 }
 

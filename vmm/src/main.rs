@@ -18,6 +18,7 @@ mod kvm;
 mod kvm_fd;
 mod layout;
 mod machine;
+mod saved_machine;
 mod serial;
 mod terminal;
 mod vcpu;
@@ -27,12 +28,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::error::Error;
 use crate::layout::{MAX_CPUS, MIN_RAM};
-use crate::machine::{Configuration, End};
+use crate::machine::{Configuration, End, Resumption};
 
 const STATUSES: &str = "\
 Exit status:
-  0        the guest powered off
+  0        the guest powered off, or was saved
   1        the machine could not be run, or its output not be written: a file, the host, /dev/kvm; one line on standard error
            says what and what to do
   2        wrong usage
@@ -59,6 +61,9 @@ enum Command {
     /// Run a machine until it powers off
     #[command(after_help = STATUSES, after_long_help = format!("{CONSOLE}\n{STATUSES}"))]
     Run(Run),
+    /// Go on with a machine that was saved by SIGUSR1 (see run --save)
+    #[command(after_help = STATUSES)]
+    Resume(Resume),
 }
 
 #[derive(Args)]
@@ -87,6 +92,21 @@ struct Run {
     /// Write the device tree that the guest gets to this file
     #[arg(long, value_name = "FILE")]
     dump_dtb: Option<PathBuf>,
+    /// On SIGUSR1, save the machine to this file, which is not there yet, and end (status 0): wsvm resume goes on with it
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Resume {
+    /// The saved machine
+    machine: PathBuf,
+    /// Append the output of the second serial port, ttyS1, to this file
+    #[arg(long, value_name = "FILE")]
+    serial: Option<PathBuf>,
+    /// On SIGUSR1, save the machine to this file, which is not there yet, and end (status 0)
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 }
 
 /// Reads a size of memory: whole pages, at least [`MIN_RAM`]. What is too much is for the machine to say.
@@ -108,26 +128,35 @@ fn memory_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+fn carry_out(command: Command) -> Result<End, Error> {
+    match command {
+        Command::Run(run) => machine::run(&Configuration {
+            kernel: run.kernel,
+            initrd: run.initrd,
+            command_line: run.append.join(" "),
+            memory: run.mem,
+            cpus: run.cpus,
+            dtb: run.dtb,
+            serial: run.serial,
+            dump_dtb: run.dump_dtb,
+            save: run.save,
+        }),
+        Command::Resume(resume) => {
+            machine::resume(&Resumption { machine: resume.machine, serial: resume.serial, save: resume.save })
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let Command::Run(run) = CommandLine::parse().command;
-    let configuration = Configuration {
-        kernel: run.kernel,
-        initrd: run.initrd,
-        command_line: run.append.join(" "),
-        memory: run.mem,
-        cpus: run.cpus,
-        dtb: run.dtb,
-        serial: run.serial,
-        dump_dtb: run.dump_dtb,
-    };
+    let command = CommandLine::parse().command;
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         terminal::put_back();
         report(panic);
     }));
     // The terminal is as it was before anything is said.
-    match machine::run(&configuration) {
-        Ok(End::PowerOff) => ExitCode::SUCCESS,
+    match carry_out(command) {
+        Ok(End::PowerOff | End::Saved) => ExitCode::SUCCESS,
         Ok(End::Escape) => ExitCode::from(4),
         Ok(End::Signal(signal)) => ExitCode::from(128 + signal as u8),
         Err(error) => {
@@ -159,7 +188,7 @@ mod tests {
             "--cpus",
             "2",
         ];
-        let Command::Run(run) = CommandLine::try_parse_from(line).unwrap().command;
+        let Command::Run(run) = CommandLine::try_parse_from(line).unwrap().command else { panic!("another command") };
         assert_eq!((run.mem, run.cpus, run.append.join(" ").as_str()), (1 << 30, 2, "-v console=ttyS0 quiet"));
         for cpus in ["0", "9"] {
             let error = CommandLine::try_parse_from(["wsvm", "run", "--kernel", "k", "--cpus", cpus]).err().unwrap();

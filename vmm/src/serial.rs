@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uapi::IrqLine;
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Device;
@@ -110,11 +110,16 @@ impl Write for LineBuffered {
 }
 
 impl SerialPort {
-    /// Makes a port whose interrupt is `interrupt` and whose output goes `to`. `wake` is signalled when it wants [`Self::flush`] or
-    /// has room for input again.
-    pub fn new(interrupt: SpiPulse, to: Sink, wake: Arc<EventFd>) -> Self {
+    /// Makes a port in a state, whose interrupt is `interrupt` and whose output goes `to`. `wake` is signalled when it wants
+    /// [`Self::flush`] or has room for input again. `None`: there is no such state.
+    pub fn new(state: &SerialState, interrupt: SpiPulse, to: Sink, wake: Arc<EventFd>) -> Option<Self> {
         let out = LineBuffered::new(to, wake.clone());
-        Self { model: Mutex::new(Serial::with_events(interrupt, RoomForInput(wake), out)) }
+        Some(Self { model: Mutex::new(Serial::from_state(state, interrupt, RoomForInput(wake), out).ok()?) })
+    }
+
+    /// Its state. What it gathered of output is not part of it.
+    pub fn state(&self) -> SerialState {
+        self.model().state()
     }
 
     fn model(&self) -> MutexGuard<'_, Serial<SpiPulse, RoomForInput, LineBuffered>> {

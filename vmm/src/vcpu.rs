@@ -16,6 +16,7 @@ use crate::bus::Bus;
 use crate::error::Error;
 use crate::kvm::Vcpu;
 use crate::kvm_fd::RunPage;
+use crate::machine::End;
 
 /// Why a vCPU's thread ended.
 #[derive(Debug)]
@@ -30,10 +31,21 @@ pub enum Stop {
     Failed(Error),
 }
 
+impl Stop {
+    /// How the machine ends with it. `None`: it is to be started again.
+    pub fn end(self) -> Result<Option<End>, Error> {
+        match self {
+            Self::PowerOff | Self::Asked => Ok(Some(End::PowerOff)),
+            Self::Reset => Ok(None),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
 /// A running vCPU thread.
 pub struct VcpuThread {
     page: Arc<RunPage>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vcpu>,
 }
 
 extern "C" fn only_interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -53,6 +65,7 @@ impl VcpuThread {
             // The receiver is gone only if the machine has ended already.
             let _ = stopped.send(stop);
             let _ = wake.write(1);
+            vcpu
         });
         Ok(Self { page, thread: thread.map_err(Error::host("cannot start a thread for a vCPU"))? })
     }
@@ -69,10 +82,9 @@ impl VcpuThread {
         self.thread.is_finished()
     }
 
-    /// Waits until it has stopped and its descriptor is closed.
-    pub fn join(self) {
-        // A panic in it has been reported by the panic hook.
-        let _ = self.thread.join();
+    /// Waits until it has stopped, and gives the vCPU back. `None`: it panicked, which the panic hook has reported.
+    pub fn join(self) -> Option<Vcpu> {
+        self.thread.join().ok()
     }
 }
 

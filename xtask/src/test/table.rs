@@ -214,9 +214,61 @@ const SHORT_EXIT_TRAPS: Test = Test::of(
 )
 .expecting(&[Report]);
 
+/// A machine is stopped in the midst, all of its state read by KVM's calls and written to a file, and a new process goes on with it.
+const SAVED_LINUX: Test = Test::of(
+    "a Linux guest of two CPUs that is saved at work goes on in another process",
+    "cd /tmp && rm -f first second machine
+    guest -c 'want=$(sha256sum /bin/busybox)
+        (while [ ! -e /tmp/over ]; do [ \"$(sha256sum /bin/busybox)\" = \"$want\" ] || echo a sum is wrong; done; echo sums are done) &
+        for i in $(seq 30); do echo tick $i; sleep 0.2; done; touch /tmp/over; wait; cat /proc/interrupts
+        ' --cpus 2 --mem 128M --save /tmp/machine >first &
+    guest=$!
+    until grep -qs 'tick 5' first; do
+        kill -0 $guest || exit 1
+        sleep 0.1
+    done
+    kill -USR1 $(pidof wsvm)
+    wait $guest
+    # Its command has not ended, which `guest` does not like.
+    [ $? = 125 ] || exit 1
+    wsvm resume machine --serial second </dev/null || exit 1
+    rm machine
+    cat first second | tr -d '\\r' | grep -e tick -e sum | sort -u -k1,1 -k2,2n
+    seq 30 | sed 's/^/tick /' >want
+    cat first second | tr -d '\\r' | grep '^tick' | cmp - want",
+)
+.within(300)
+.expecting(&[Says("tick 30"), Says("sums are done"), Lacks("wrong")]);
+
+const SAVED_BARE: Test = Test::of(
+    "a guest that looks at all of its registers notices nothing of being saved again and again",
+    "cd /tmp && rm -f report machine
+    save_soon() {
+        sleep 1
+        kill -USR1 $(pidof wsvm)
+    }
+    save_soon &
+    wsvm run --kernel /guests/patterns.bin --mem 64M --append 'rounds=20 moves=1' --save machine </dev/null >report || exit 1
+    for again in 1 2 3; do
+        mv machine before
+        save_soon &
+        sleep 0.2
+        wsvm resume before --save machine </dev/null >>report || exit 1
+        [ -e machine ] || break
+    done
+    [ ! -e machine ] || wsvm resume machine </dev/null >>report || exit 1
+    rm -f machine before
+    echo saved $again times
+    tr -d '\\r' <report",
+)
+.within(300)
+.expecting(&[Report]);
+
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
     CHECK_VMIDS,
+    SAVED_LINUX,
+    SAVED_BARE,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
         .failing(EEXIST)
         .expecting(&[Says("File exists")]),
