@@ -408,5 +408,7 @@ fn add_rights(mapping: Mapping, access: Stage2Access) -> Mapping {
 }
 
 #[cfg(test)]
+mod allocation_tests;
+#[cfg(test)]
 #[path = "guest_memory_tests.rs"]
 mod tests;

@@ -170,24 +170,6 @@ fn what_the_process_lacks_is_an_error() {
 }
 
 #[test]
-fn without_memory_nothing_changes() {
-    for have in 0..2 {
-        let mut vm = Vm::with_ram(0);
-        vm.host.allow_allocations(Some(have));
-        assert_eq!(vm.fault(0, Access::Write), Err(Unresolved::OutOfMemory));
-        assert_eq!(vm.leaves(), []);
-        vm.host.allow_allocations(Some(0));
-        assert_eq!(vm.memory.set_region(&ram(LOG_DIRTY_PAGES)), Err(SlotError::OutOfMemory));
-        assert_eq!(vm.memory.set_region(&ram(0)), Ok(Change::Nothing));
-        vm.host.allow_allocations(None);
-        assert_eq!(vm.fault(0, Access::Write), Ok(FaultOutcome::Mapped));
-    }
-    let host = fake::Host::new();
-    host.allow_allocations(Some(0));
-    assert!(GuestMemory::new(host, USER_END).is_err());
-}
-
-#[test]
 fn huge_pages_become_blocks_where_all_fits() {
     let mut vm = Vm::with_ram(0);
     for page in 0..1024 {

@@ -4,10 +4,9 @@
 use super::super::tests::*;
 use super::super::{Access, FaultOutcome};
 use super::*;
-use crate::fake::Event;
-use crate::host::{Resolved, Unresolved};
-use crate::memslots::{Change, LOG_DIRTY_PAGES, READONLY, Region, SlotError};
-use crate::stage2::{Size, TableCache};
+use crate::host::Resolved;
+use crate::memslots::{Change, LOG_DIRTY_PAGES, READONLY, Region};
+use crate::stage2::Size;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -184,8 +183,6 @@ fn what_could_not_be_handed_out_stays() {
     assert_eq!(vm.log(), set([3, 4, 8]));
     assert!(vm.write(3));
     assert_eq!(vm.memory.clear_dirty_log(0, 0, 64, |_| Err(Failed::Copy)), Err(Failed::Copy));
-    vm.host.allow_allocations(Some(0));
-    assert_eq!(vm.clear(0, 64, [3]), Err(Failed::Log(LogError::OutOfMemory)));
     assert_eq!(vm.log(), set([3]));
 }
 
@@ -259,36 +256,6 @@ fn pages_that_were_no_block_stay_when_logging_ends() {
     vm.host.take_events();
     assert_eq!(vm.memory.set_region(&ram(0)), Ok(Change::Flags));
     assert_eq!((vm.leaves(), vm.host.take_events()), (before, [].into()));
-}
-
-#[test]
-fn without_memory_for_a_log_the_slot_stays_as_it_is() {
-    let mut vm = with_blocks(0);
-    assert_eq!(vm.fault(0, Access::Write), Ok(FaultOutcome::Mapped));
-    let moved = Region { guest_phys_addr: RAM + BLOCK, ..ram(LOG_DIRTY_PAGES) };
-    let (leaves, generation) = (vm.leaves(), vm.memory.slots_generation());
-    vm.host.take_events();
-    vm.host.allow_allocations(Some(0));
-    for region in [ram(LOG_DIRTY_PAGES), moved] {
-        assert_eq!(vm.memory.set_region(&region), Err(SlotError::OutOfMemory));
-        assert_eq!(vm.log(), Err(Failed::Log(LogError::Off)));
-        assert_eq!((vm.leaves(), vm.memory.slots_generation()), (leaves.clone(), generation));
-        assert_eq!(vm.host.take_events(), []);
-    }
-    // The split of a block that logging asks for: no table, no change, and no bit.
-    vm.host.allow_allocations(None);
-    assert_eq!(vm.memory.set_region(&ram(LOG_DIRTY_PAGES)), Ok(Change::Flags));
-    let leaves = vm.leaves();
-    for have in 0..2 {
-        vm.cache = TableCache::new();
-        vm.host.allow_allocations(Some(have));
-        assert_eq!(vm.fault(1, Access::Write), Err(Unresolved::OutOfMemory));
-        vm.host.allow_allocations(None);
-        assert_eq!((vm.leaves(), vm.log()), (leaves.clone(), set([])));
-    }
-    assert!(vm.write(1));
-    assert_eq!(vm.log(), set([1]));
-    assert!(!vm.host.take_events().contains(&Event::FlushAll));
 }
 
 #[derive(Clone, Debug)]
