@@ -44,6 +44,8 @@ pub const GICC_RPR: u32 = CPU_INTERFACE + 0x14;
 /// GICC_HPPIR: the highest priority pending interrupt.
 pub const GICC_HPPIR: u32 = CPU_INTERFACE + 0x18;
 
+/// GICC_ABPR: the same of GICC_BPR, for interrupts of group 1.
+pub const GICC_ABPR: u32 = CPU_INTERFACE + 0x1c;
 /// GICC_APR: a bit for each priority that is active.
 pub const GICC_APR: u32 = CPU_INTERFACE + 0xd0;
 

@@ -21,7 +21,7 @@ pub const CALL: u32 = 15;
 /// Microseconds that anything may take: many, since eight vCPUs may share one CPU of an emulated host.
 const PATIENCE: u32 = 30_000_000;
 
-const STACK: usize = 0x2000;
+const STACK: usize = 0x4000;
 
 #[repr(C, align(8))]
 struct Stacks(UnsafeCell<[[u8; STACK]; MAX_CPUS as usize]>);

@@ -136,6 +136,14 @@ pub fn wfi() {
     unsafe { asm!("dsb", "wfi", options(nostack)) };
 }
 
+/// Has instructions that were written to the cache line at `address` fetched as they are.
+pub fn clean_to_unification(address: u32) {
+    // SAFETY: DCCMVAU changes no memory, nor does dropping what instruction caches hold.
+    unsafe { asm!("mcr p15, 0, {}, c7, c11, 1", "dsb", in(reg) address, options(nostack)) };
+    iciallu::write(0);
+    dsb();
+}
+
 /// Waits until all memory accesses are done.
 pub fn dsb() {
     // SAFETY: a barrier changes nothing.

@@ -14,6 +14,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// One that says nothing.
+    pub const fn new_empty() -> Self {
+        Self { text: [0; 100], length: 0 }
+    }
+
     /// Makes one from a message.
     pub fn new(message: fmt::Arguments) -> Self {
         let mut failure = Self { text: [0; 100], length: 0 };

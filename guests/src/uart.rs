@@ -10,6 +10,9 @@ pub const BASE: u32 = 0x1000_0000;
 /// The scratch register: keeps what is written and means nothing.
 pub const SCRATCH: u32 = BASE + 7;
 
+/// That of the second serial port.
+pub const SECOND_SCRATCH: u32 = SCRATCH + 0x1000;
+
 const TRANSMIT: u32 = BASE;
 const LINE_STATUS: u32 = BASE + 5;
 const TRANSMIT_EMPTY: u32 = 1 << 5;

@@ -277,7 +277,11 @@ fn what_traps_and_is_answered() -> Verdict {
     check_eq!("ACTLR, written to", sysreg::actlr::read(), actlr);
     answer!("mcr p15, 0, {value}, c9, c12, 0");
     check_eq!("PMCR, written to", answer!("mrc p15, 0, {value}, c9, c12, 0"), 0);
+    // Bit 0 of TEECR is set where nothing traps it, and all but the last two bits of TEEHBR are.
     answer!("mcr p14, 6, {value}, c0, c0, 0");
+    check_eq!("TEECR, written to", answer!("mrc p14, 6, {value}, c0, c0, 0"), 0);
+    answer!("mcr p14, 6, {value}, c1, c0, 0");
+    check_eq!("TEEHBR, written to", answer!("mrc p14, 6, {value}, c1, c0, 0"), 0);
     // Maintenance by set and way: clean, invalidate, both.
     for (name, caught) in
         [("DCCSW", catch(set_way::<0>)), ("DCISW", catch(set_way::<1>)), ("DCCISW", catch(set_way::<2>))]

@@ -158,8 +158,8 @@ const HYP_ABI: Test = Test::of(
     ! dmesg | grep 'Hyp-ABI'",
 );
 
-/// Two guests with values of their own on CPU 0, a third that goes to and fro between both, and beside them on both the host's own process,
-/// whose report the test's is. What a guest finds wrong is printed with it.
+/// Two guests with values of their own on CPU 0, the second with two vCPUs, a third with two that go to and fro between both CPUs, and
+/// beside them on both the host's own process, whose report the test's is. What a guest finds wrong is printed with it.
 macro_rules! kept {
     ($answers:literal) => {
         concat!(
@@ -169,14 +169,19 @@ macro_rules! kept {
             " >$answers || exit 1
             host-witness 0,1 sh -c '
                 taskset 1 bare patterns --append \"seed=1 rounds=2\" >/tmp/first & first=$!
-                taskset 1 bare patterns --append \"seed=2 rounds=2\" >/tmp/second & second=$!
-                bare patterns --append \"seed=3 rounds=2\" >/tmp/third & third=$!
-                cpu=1
+                taskset 1 bare patterns --cpus 2 --append \"seed=2 rounds=1\" >/tmp/second & second=$!
+                bare patterns --cpus 2 --append \"seed=3 rounds=1\" >/tmp/third & third=$!
+                round=0
                 while kill -0 $third 2>/dev/null; do
-                    cpu=$((3 - cpu))
+                    round=$((round + 1))
                     for wsvm in $(pidof wsvm); do
                         grep -q seed=3 /proc/$wsvm/cmdline || continue
-                        for task in /proc/$wsvm/task/*; do taskset -p $cpu ${task##*/}; done
+                        # One thread by each bit of the count: together and apart.
+                        bits=$round
+                        for task in /proc/$wsvm/task/*; do
+                            taskset -p $((1 + bits % 2)) ${task##*/}
+                            bits=$((bits / 2))
+                        done
                     done
                 done >/dev/null 2>&1
                 wait $first && wait $second && wait $third'

@@ -3,20 +3,23 @@
 //!
 //! A trip fills all of them with patterns ([`registers`], [`trip`]): the banks of all modes, CP15, the virtual timer, VFP, the CPU interface
 //! of the GIC with an interrupt that is active and one that is pending. Then it leaves the guest in one of the [`trip::EXITS`], and
-//! compares all that it finds afterwards. One test for each way to translate; each makes all trips, in so many rounds.
+//! compares all that it finds afterwards. One test for each way to translate; each makes all trips, in so many rounds. If there are two
+//! vCPUs, both make theirs at the same time.
 //!
-//! The patterns come from a seed, so that of two machines with different seeds each would find the other's values. The command
-//! line says `seed=NUMBER rounds=NUMBER`, and `moves=1` if it is saved and resumed meanwhile, which gives it another offset.
+//! The patterns come from a seed and the vCPU's number, so that of two machines with different seeds, and of two vCPUs, each would find
+//! the other's values. The command line says `seed=NUMBER rounds=NUMBER`, and `moves=1` if it is saved and resumed meanwhile, which
+//! gives it another offset.
 #![no_std]
 #![no_main]
 
 mod registers;
 mod trip;
 
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use guests::test::Verdict;
-use guests::{check, check_eq, device_tree, gic, guest, mmio, mmu, sysreg, timer, vfp};
+use guests::test::{Failure, Verdict};
+use guests::{check, check_eq, device_tree, exceptions, gic, guest, mmio, mmu, psci, smp, sysreg, timer, uart, vfp};
 use registers::{BANKS, CP15, Setting};
 use trip::{EXITS, Exit, Frame, Live, Mode, Need};
 
@@ -38,18 +41,11 @@ fn all_is_kept_with_the_mmu_off_in_the_long_format() -> Verdict {
 
 fn all_is_kept_under_short_descriptors() -> Verdict {
     mmu::map_flat();
-    mmu::on();
-    let verdict = all_is_kept(Setting::Short);
-    mmu::off();
-    verdict
+    all_is_kept(Setting::Short)
 }
 
 fn all_is_kept_under_long_descriptors() -> Verdict {
-    mmu::on_long();
-    let verdict = all_is_kept(Setting::Long);
-    mmu::off();
-    sysreg::ttbcr::write(0);
-    verdict
+    all_is_kept(Setting::Long)
 }
 
 fn seed() -> u32 {
@@ -60,21 +56,117 @@ fn rounds() -> u32 {
     device_tree::number("rounds").unwrap_or(1)
 }
 
+/// How many vCPUs have something of their own here: a serial port's scratch register, for one.
+const MOST_CPUS: usize = 2;
+
+/// Each vCPU makes its trips, all of them at the same time.
 fn all_is_kept(setting: Setting) -> Verdict {
-    let mut patterns = Patterns { seed: seed(), count: setting as u32 };
+    let cpus = smp::cpus().min(MOST_CPUS as u32);
+    for cpu in 1..cpus {
+        if smp::starts(cpu) == 0 {
+            check_eq!("CPU_ON", smp::turn_on(cpu, cpu), 0);
+            check!(smp::wait_for(|| smp::starts(cpu) != 0), "vCPU {cpu} does not start");
+        }
+        smp::post(cpu, other_vcpu, setting as u32 * MOST_CPUS as u32 + cpu);
+    }
+    let own = trips(setting, 0);
+    for cpu in 1..cpus {
+        match smp::result(cpu) {
+            None => return Err(Failure::new(format_args!("vCPU {cpu} does not end"))),
+            Some(0) => {}
+            Some(_) => {
+                // SAFETY: the vCPU is done with it.
+                let failure = unsafe { (*OWN[cpu as usize].failure.get()).take() };
+                return own.and(Err(failure.unwrap_or(Failure::new_empty())));
+            }
+        }
+    }
+    own
+}
+
+/// Work for [`smp::post`]: 0 if all was kept.
+fn other_vcpu(argument: u32) -> u32 {
+    let cpu = argument as usize % MOST_CPUS;
+    let Some(setting) = Setting::ALL.into_iter().find(|setting| *setting as u32 == argument / MOST_CPUS as u32) else {
+        return 1;
+    };
+    // The work may be seen before the SGI that tells of it, which must not come in the midst of it.
+    let calls = OWN[cpu].calls.load(Ordering::Relaxed) + 1;
+    OWN[cpu].calls.store(calls, Ordering::Relaxed);
+    let told = smp::wait_for(|| {
+        smp::collect(cpu as u32);
+        smp::received(cpu as u32, 0, smp::CALL) == calls
+    });
+    let failure = if told { trips(setting, cpu).err() } else { Some(Failure::new(format_args!("no SGI came"))) };
+    let failed = failure.is_some();
+    // SAFETY: the boot vCPU looks at it when this vCPU has answered.
+    unsafe { *OWN[cpu].failure.get() = failure };
+    failed.into()
+}
+
+/// What a vCPU keeps from one test to the next.
+#[repr(align(64))]
+struct Own {
+    /// How often it was given work.
+    calls: AtomicU32,
+    /// How many pages were touched.
+    pages: AtomicU32,
+    offset: Offset,
+    failure: UnsafeCell<Option<Failure>>,
+}
+// SAFETY: each vCPU uses its own, and the boot vCPU takes another's failure when that has put it there.
+unsafe impl Sync for Own {}
+
+static OWN: [Own; MOST_CPUS] = [const {
+    Own {
+        calls: AtomicU32::new(0),
+        pages: AtomicU32::new(0),
+        offset: Offset { least: AtomicU32::new(0), most: AtomicU32::new(0), known: AtomicU32::new(0) },
+        failure: UnsafeCell::new(None),
+    }
+}; MOST_CPUS];
+
+/// Makes all trips of this vCPU.
+fn trips(setting: Setting, cpu: usize) -> Verdict {
+    match setting {
+        Setting::Off | Setting::OffLong => {}
+        Setting::Short => mmu::on(),
+        Setting::Long => mmu::on_long(),
+    }
+    let verdict = rounds_of_trips(setting, cpu);
+    if setting.translates() {
+        mmu::off();
+        sysreg::ttbcr::write(0);
+    }
+    verdict
+}
+
+fn rounds_of_trips(setting: Setting, cpu: usize) -> Verdict {
+    let mut patterns = Patterns { seed: seed() + 0x100 * cpu as u32, count: setting as u32, cpu };
     for round in 0..rounds() {
         let interrupts = Interrupts::prepare(&mut patterns, round % 2 == 0)?;
         let trips = Mode::ALL.into_iter().flat_map(|mode| EXITS.iter().map(move |exit| (mode, exit)));
-        let verdict = { trips }.try_for_each(|(mode, exit)| trip(&mut patterns, setting, mode, exit));
+        let verdict = { trips }
+            .filter(|(mode, exit)| *mode != Mode::User || exit.user)
+            .try_for_each(|(mode, exit)| trip(&mut patterns, setting, mode, exit));
         verdict.and(interrupts.finish())?;
     }
     Ok(())
+}
+
+/// An exception that no exit of User mode's should take. The stack is the boot vCPU's: nothing is left to go back to.
+extern "C" fn lost() -> ! {
+    sysreg::vbar::write(exceptions::vectors as *const () as u32);
+    guests::println!("not ok {}: an exception was taken from User mode", exceptions::current_test());
+    psci::system_off()
 }
 
 /// Values that depend on the seed and on how many were made before.
 struct Patterns {
     seed: u32,
     count: u32,
+    /// Whose.
+    cpu: usize,
 }
 
 impl Patterns {
@@ -124,6 +216,10 @@ impl Kept {
 const SPSR: u32 = 0xf80f_03ff;
 const CPSR_FLAGS: u32 = 0xf80f_0000;
 const FPSCR: u32 = 0xf7c0_009f;
+/// SCTLR: where exceptions go, and in which state: V, EE, TE.
+const SCTLR_VECTORS: u64 = 1 << 13 | 1 << 25 | 1 << 30;
+/// CNTKCTL: User mode may read the virtual count and use the physical timer: PL0VCTEN, PL0PTEN.
+const CNTKCTL_USER: u64 = 1 << 1 | 1 << 9;
 
 /// Fills everything, leaves, compares everything.
 fn trip(patterns: &mut Patterns, setting: Setting, mode: Mode, exit: &Exit) -> Verdict {
@@ -134,6 +230,10 @@ fn trip(patterns: &mut Patterns, setting: Setting, mode: Mode, exit: &Exit) -> V
     let priorities = if exit.need == Need::Timer { 0xf8 } else { patterns.word() & 0xf8 };
     mmio::write32(gic::GICC_PMR, priorities);
     mmio::write32(gic::GICC_BPR, patterns.word() & 7);
+    // The least that it may be is the implementation's choice, and no more than 4.
+    let points = 4 + (patterns.word() & 3);
+    mmio::write32(gic::GICC_ABPR, points);
+    check_eq!("GICC_ABPR", mmio::read32(gic::GICC_ABPR), points);
     let interface = Interface::read();
 
     let bank: vfp::Bank = core::array::from_fn(|_| patterns.wide());
@@ -151,12 +251,16 @@ fn trip(patterns: &mut Patterns, setting: Setting, mode: Mode, exit: &Exit) -> V
     let (control, compare) = virtual_timer(patterns, exit.need);
     let values: [u64; CP15.len()] = core::array::from_fn(|index| {
         let (register, pattern) = (&CP15[index], patterns.wide());
+        let of_pattern = (register.shape)(setting).value(saved.cp15[index], pattern);
         match register.name {
+            "VBAR" if mode == Mode::User => trip::vectors as *const () as u64,
+            "SCTLR" if mode == Mode::User => of_pattern & !SCTLR_VECTORS,
+            "CNTKCTL" if mode == Mode::User => of_pattern | CNTKCTL_USER,
             "CNTV_CVAL" => compare,
             "CPACR" if vfp_is_on => saved.cp15[index],
             // Nobody, PL1 only, everybody.
             "CPACR" => (register.shape)(setting).value(saved.cp15[index], [0, 0x5, 0xf][pattern as usize % 3] << 20),
-            _ => (register.shape)(setting).value(saved.cp15[index], pattern),
+            _ => of_pattern,
         }
     });
     let banks: [u32; BANKS.len()] =
@@ -190,7 +294,7 @@ fn trip(patterns: &mut Patterns, setting: Setting, mode: Mode, exit: &Exit) -> V
         check!(!shape.exact || before & chosen == value & chosen, "{} took {before:#x} for {value:#x}", register.name);
         check!(after == before, "{} after {name}, {mode:?}: {after:#x} instead of {before:#x}", register.name);
     }
-    for (index, bank) in BANKS.iter().enumerate().filter(|(_, bank)| bank.mode != mode) {
+    for (index, bank) in BANKS.iter().enumerate().filter(|(_, bank)| !mode.uses_bank_of(bank.mode)) {
         let (value, before, after) = (banks[index], before.banks[index], after.banks[index]);
         check!(bank.is_spsr || before == value, "{} took {before:#x} for {value:#x}", bank.name);
         check!(after == before, "{} after {name}, {mode:?}: {after:#x} instead of {before:#x}", bank.name);
@@ -207,7 +311,7 @@ fn trip(patterns: &mut Patterns, setting: Setting, mode: Mode, exit: &Exit) -> V
         check_eq!("d7 as VFP's first use had it", u64::from(high) << 32 | u64::from(low), bank[7]);
     }
     interface_after.compare(&interface, name)?;
-    OFFSET.narrow()
+    OWN[patterns.cpu].offset.narrow()
 }
 
 /// What [`trip::go`] loads.
@@ -220,8 +324,13 @@ fn live(patterns: &mut Patterns, exit: &Exit) -> Live {
         supervisor: core::array::from_fn(|_| patterns.word()),
     };
     live.r[..exit.inputs.len()].copy_from_slice(exit.inputs);
-    if exit.need == Need::FreshPage {
-        live.r[1] = fresh_page();
+    if patterns.cpu != 0 {
+        live.r.iter_mut().filter(|r| **r == uart::SCRATCH).for_each(|r| *r = uart::SECOND_SCRATCH);
+    }
+    match exit.need {
+        Need::FreshPage => live.r[1] = fresh_page(patterns.cpu),
+        Need::FreshCode => live.r[1] = fresh_code(patterns.cpu),
+        _ => {}
     }
     live
 }
@@ -241,7 +350,7 @@ fn compare_live(frame: &Frame, exit: &Exit) -> Verdict {
     let (flags, own) = (if exit.outputs & trip::FLAGS == 0 { CPSR_FLAGS } else { 0 }, 0xff00 & sysreg::cpsr());
     check_eq!("CPSR's flags", after.cpsr & flags, before.cpsr & flags);
     check_eq!("CPSR", after.cpsr & 0xffff, own | *mode as u32);
-    if *mode != Mode::System {
+    if !matches!(mode, Mode::System | Mode::User) {
         check!(
             after.spsr == before.spsr,
             "{mode:?}'s SPSR after {name}: {:#x} instead of {:#x}",
@@ -257,10 +366,14 @@ fn compare_live(frame: &Frame, exit: &Exit) -> Verdict {
             before.user
         );
     }
-    if *mode != Mode::Supervisor {
-        let (after, before) = (after.supervisor, before.supervisor);
-        check!(after == before, "SP_svc, LR_svc after {name}, {mode:?}: {after:x?} instead of {before:x?}");
-    }
+    // The SVC from User mode has taken LR.
+    let kept = match mode {
+        Mode::Supervisor => 0,
+        Mode::User => 1,
+        _ => 2,
+    };
+    let (after, before) = (&after.supervisor[..kept], &before.supervisor[..kept]);
+    check!(after == before, "SP_svc, LR_svc after {name}, {mode:?}: {after:x?} instead of {before:x?}");
     Ok(())
 }
 
@@ -277,14 +390,25 @@ fn virtual_timer(patterns: &mut Patterns, need: Need) -> (u32, u64) {
     }
 }
 
-/// A page that was not touched before, until memory is at its end and all begin again.
-fn fresh_page() -> u32 {
+/// A page that this vCPU did not touch before, until its part of memory is at its end and all begin again.
+fn fresh_page(cpu: usize) -> u32 {
     const FIRST: u32 = 0x8010_0000;
-    const END: u32 = 0x81f0_0000;
-    static NEXT: AtomicU32 = AtomicU32::new(FIRST);
-    let page = NEXT.load(Ordering::Relaxed);
-    NEXT.store(if page + 0x1000 < END { page + 0x1000 } else { FIRST }, Ordering::Relaxed);
-    page
+    const PAGES: u32 = 0x1e00 / MOST_CPUS as u32;
+    let page = OWN[cpu].pages.load(Ordering::Relaxed);
+    OWN[cpu].pages.store((page + 1) % PAGES, Ordering::Relaxed);
+    FIRST + (cpu as u32 * PAGES + page) * 0x1000
+}
+
+/// The end of such a page, with [`trip::BACK`] behind it. All that is ever written to a page stands at its beginning.
+fn fresh_code(cpu: usize) -> u32 {
+    let first = fresh_page(cpu);
+    let second = fresh_page(cpu);
+    if second != first + 0x1000 {
+        return fresh_code(cpu); // they begin again in between
+    }
+    mmio::write32(second, trip::BACK);
+    sysreg::clean_to_unification(second);
+    first + 0xffc
 }
 
 /// Two software-generated interrupts: one active during a round of trips, and one perhaps pending.
@@ -305,7 +429,7 @@ impl Interrupts {
         }
         gic::send_to_self(first);
         let active = gic::acknowledge();
-        check_eq!("the interrupt", active, first);
+        check_eq!("the interrupt", active & 0x3ff, first); // above it, the sender
         if pending {
             gic::send_to_self(second);
         }
@@ -316,9 +440,10 @@ impl Interrupts {
         mmio::write32(gic::GICC_PMR, 0xff);
         gic::end(self.active);
         check_eq!("the running priority", mmio::read32(gic::GICC_RPR), 0xff);
-        check_eq!("what is next", gic::acknowledge(), self.pending.unwrap_or(gic::SPURIOUS));
-        if let Some(pending) = self.pending {
-            gic::end(pending);
+        let next = gic::acknowledge();
+        check_eq!("what is next", next & 0x3ff, self.pending.unwrap_or(gic::SPURIOUS));
+        if self.pending.is_some() {
+            gic::end(next);
         }
         gic::disable_private(gic::VIRTUAL_TIMER);
         Ok(())
@@ -326,12 +451,13 @@ impl Interrupts {
 }
 
 /// What the CPU interface and the distributor say of it.
-struct Interface([u32; 8]);
+struct Interface([u32; 9]);
 
-const INTERFACE: [(&str, u32); 8] = [
+const INTERFACE: [(&str, u32); 9] = [
     ("GICC_CTLR", gic::GICC_CTLR),
     ("GICC_PMR", gic::GICC_PMR),
     ("GICC_BPR", gic::GICC_BPR),
+    ("GICC_ABPR", gic::GICC_ABPR),
     ("GICC_APR", gic::GICC_APR),
     ("GICC_RPR", gic::GICC_RPR),
     ("GICC_HPPIR", gic::GICC_HPPIR),
@@ -358,8 +484,6 @@ struct Offset {
     most: AtomicU32,
     known: AtomicU32,
 }
-
-static OFFSET: Offset = Offset { least: AtomicU32::new(0), most: AtomicU32::new(0), known: AtomicU32::new(0) };
 
 impl Offset {
     /// Reads both counts. The offset is the same for ever, so what every look allows must have something in common.
@@ -393,7 +517,7 @@ fn the_virtual_count_keeps_its_offset() -> Verdict {
         mmio::read32(gic::GICD_IIDR);
         let after = sysreg::cntvct::read();
         check!(before <= after, "the virtual count went back from {before:#x} to {after:#x}");
-        OFFSET.narrow()?;
+        OWN[0].offset.narrow()?;
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ pub enum Setting {
 }
 
 impl Setting {
+    pub const ALL: [Self; 4] = [Self::Off, Self::OffLong, Self::Short, Self::Long];
+
     pub const fn is_long(self) -> bool {
         matches!(self, Self::OffLong | Self::Long)
     }
