@@ -33,21 +33,21 @@ pub const CASES: &[Case] = &[
 ];
 
 /// The guest's virtual address of its first page of code.
-const CODE: u32 = 0x4000_0000;
+pub const CODE: u32 = 0x4000_0000;
 /// The guest's virtual address of the page that another vCPU moves.
 const MOVING: u32 = CODE + 2 * PAGE as u32;
 /// The guest's virtual address of [`DEVICE`].
-const DEVICE_SEEN: u32 = 0x5000_0000;
+pub const DEVICE_SEEN: u32 = 0x5000_0000;
 /// The guest's virtual address of the readonly slot.
 const ROM_SEEN: u32 = 0x6000_0000;
 /// Where the readonly slot is.
-const ROM: u32 = 0x2040_0000;
+pub const ROM: u32 = 0x2040_0000;
 
 /// Where in memory things are: the translation tables, the pages of code, and two pages for one.
-const FIRST_TABLE: usize = 0x4000;
-const SECOND_TABLE: usize = 0x8000;
+pub const FIRST_TABLE: usize = 0x4000;
+pub const SECOND_TABLE: usize = 0x8000;
 const THIRD_TABLE: usize = 0x9000;
-const PAGE_0: usize = 0xa000;
+pub const PAGE_0: usize = 0xa000;
 const MOVER: usize = 0xb000;
 const PAGE_1: usize = 0xc000;
 const HERE: usize = 0xd000;
@@ -59,19 +59,19 @@ const TTBCR: u64 = cp15_32(0, 2, 0, 2);
 const DACR: u64 = cp15_32(0, 3, 0, 0);
 const MAIR0: u64 = cp15_32(0, 10, 2, 0);
 const VBAR: u64 = cp15_32(0, 12, 0, 0);
-const TTBR0: u64 = cp15_64(0, 2);
+pub const TTBR0: u64 = cp15_64(0, 2);
 /// SCTLR.M.
 const MMU: u64 = 1;
 
 /// Supervisor and User mode, with asynchronous aborts, IRQ and FIQ masked.
-const SVC: u32 = 0x1d3;
+pub const SVC: u32 = 0x1d3;
 const USR: u32 = 0x1d0;
 const THUMB: u32 = 0x20;
 const BIG_ENDIAN: u32 = 0x200;
 
 /// How the guest's addresses are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum World {
+pub enum World {
     /// Not at all.
     Flat,
     /// By short descriptors: small pages, and sections.
@@ -97,7 +97,7 @@ impl World {
     }
 
     /// The descriptor of a page that everybody may do everything with.
-    fn page(self, at: usize) -> u32 {
+    pub fn page(self, at: usize) -> u32 {
         (RAM + at as u32) | if self == Self::Long { LONG | 0b11 } else { SMALL }
     }
 
@@ -107,7 +107,7 @@ impl World {
     }
 
     /// Writes the guest's tables, and has a vCPU use them.
-    fn enter(self, machine: &Machine, vcpu: &Vcpu) -> Verdict {
+    pub fn enter(self, machine: &Machine, vcpu: &Vcpu) -> Verdict {
         let ram = &machine.ram;
         let at = |offset: usize| RAM + offset as u32;
         match self {

@@ -36,6 +36,7 @@ mod vcpu;
 mod vcpu_state;
 mod verdict;
 mod vm;
+mod walks;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -83,6 +84,7 @@ const TOPICS: &[Topic] = &[
     ("user irq", user_irq::CASES),
     ("run", run::CASES),
     ("aborts", aborts::CASES),
+    ("walks", walks::CASES),
     ("escapes", escapes::CASES),
     ("live memory", live_memory::CASES),
     ("races", races::CASES),
