@@ -13,7 +13,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::{LOW, Program, SCTLR_MMU_AND_CACHES, SECTION};
-use crate::machine::{DEVICE, GICD, Machine, PC, RAM, Vcpu, region};
+use crate::machine::{CPSR, DEVICE, GICD, Machine, PC, RAM, Vcpu, r, region};
 use crate::memory_map::{Memory, PAGE};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use std::sync::Arc;
 pub const CASES: &[Case] = &[
     Case::of("a VM has a folder of statistics in debugfs for as long as it lives", folders),
     Case::of("statistics count exits by their kind, for the VM and in the sum", counts),
+    Case::of(
+        "instructions are read where the syndrome does not describe them, or is not to be believed",
+        instructions_read,
+    ),
     Case::of("a wait that a signal ends counts as WFI and as no wake-up", waits),
     Case::of("0 written to a statistic clears it, anything else is refused (EINVAL)", cleared),
     Case::of("entries, exits, faults, hypercalls, devices and returns are traced", traced),
@@ -135,6 +139,32 @@ fn counts() -> Verdict {
     holds(own_is_in_sum, format_args!("the sum {after:?} has {own:?} in it"))?;
     let grew = |name: &str| after.get(name).unwrap_or(&0).saturating_sub(*before.get(name).unwrap_or(&0));
     holds(grew("mmio_exit_user") >= 2, "the sum has grown by them")
+}
+
+/// Cortex-A15 r0p4, whose syndrome may name the wrong register for a Thumb store (erratum 766422).
+const CORTEX_A15_R0P4: u64 = 0x410f_c0f4;
+
+fn instructions_read() -> Verdict {
+    for (code, thumb, name) in [
+        (0xe581_2000, false, "str r2, [r1]"),
+        (0x0000_600a, true, "str r2, [r1] in Thumb state"),
+        (0xe4c1_2001, false, "strb r2, [r1], #1"),
+    ] {
+        let machine = Machine::new(&Program::new())?;
+        machine.ram.write(0, code);
+        let vcpu = machine.vcpu(0)?;
+        let midr = vcpu.fd.register(cp15_32(0, 0, 0, 0)).succeeds("MIDR")?;
+        let state = if thumb { 0x1f3 } else { 0x1d3 };
+        for (id, value) in [(r(1), DEVICE.into()), (r(2), 0x22), (CPSR, state)] {
+            vcpu.fd.set_register(id, value).succeeds("KVM_SET_ONE_REG")?;
+        }
+        let writes_back = name.starts_with("strb");
+        vcpu.expect_write(DEVICE, if writes_back { 1 } else { 4 }, 0x22)?;
+        let is_read = writes_back || thumb && midr == CORTEX_A15_R0P4;
+        let count = figures(&folder(&machine))?.get("instructions_read").copied();
+        equal(count, Some(is_read.into()), format_args!("instructions_read after {name}, MIDR {midr:#x}"))?;
+    }
+    Ok(())
 }
 
 fn waits() -> Verdict {

@@ -146,6 +146,8 @@ statistics! {
     signal_exits = SignalExits,
     /// Stage-2 aborts, those of devices included, save what the distributor answered at once.
     guest_faults = GuestFaults,
+    /// Loads and stores whose instruction was read from memory: the syndrome does not describe it, or is not believed.
+    instructions_read = InstructionsRead,
     /// Flushes of all a guest's memory for its cache maintenance by set and way.
     set_way_flushes = SetWayFlushes,
     /// Flushes of all a guest's memory since it switched its caches on or off.

@@ -94,6 +94,7 @@ impl<H: Host> Run<'_, H> {
             let (pc, cpsr) = (self.state.context.pc.into(), self.state.context.cpsr.into());
             Event::MmioEmulate { pc, instruction: opcode.bits().into(), cpsr }
         });
+        self.vcpu.statistics.instructions_read.count();
         let mut transfer = match Transfer::begin(&mut self.state.context, opcode, abort, ipa, far) {
             Ok(transfer) => transfer,
             Err(Refused::Changed) => return Next::Enter,

@@ -198,8 +198,10 @@ const KEPT: Test = Test::of("all that guests and a process of the host change is
     .expecting(&[Report]);
 const KEPT_WITHOUT_ANSWERS: Test =
     Test::of("the same with no answers given in Hyp mode", kept!("N")).within(240).expecting(&[Report]);
-/// Of these, loads and stores of all kinds.
-const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts </dev/null").within(300).expecting(&[Report]);
+/// Of these, loads and stores of all kinds, and of which the instruction is read.
+const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts 'observed: instructions are read' </dev/null")
+    .within(300)
+    .expecting(&[Report]);
 
 /// What an Oops might do between two entries into a guest, where the physical timer traps to Hyp mode.
 const SHORT_EXIT_TRAPS: Test = Test::of(
