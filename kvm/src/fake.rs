@@ -7,9 +7,11 @@
 //! [`Event`]s.
 
 mod deferred;
+mod event;
 mod tables;
 mod wait;
 
+pub use event::{Event as ProcessEvent, ProcessPage, Watch};
 pub use wait::{Waiter, WakeTimer};
 
 use crate::host::{self, Lock, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
@@ -408,6 +410,9 @@ impl host::Host for Host {
     type ContextPage = ContextPage;
     type Waiter = Waiter;
     type WakeTimer = WakeTimer;
+    type EventFd = ProcessEvent;
+    type Watch = Watch;
+    type ProcessPage = ProcessPage;
 
     fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Vec<T>, OutOfMemory> {
         self.allocate()?;
@@ -447,6 +452,11 @@ impl host::Host for Host {
     fn waiter(&self) -> Result<Waiter, OutOfMemory> {
         self.allocate()?;
         Ok(Waiter::default())
+    }
+
+    fn process_page(&self) -> Result<ProcessPage, OutOfMemory> {
+        self.allocate()?;
+        Ok(ProcessPage::default())
     }
 
     fn wake_timer(&self, waiter: &Waiter) -> Result<WakeTimer, OutOfMemory> {

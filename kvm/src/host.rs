@@ -11,7 +11,7 @@ use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, HostVirt};
 use arch::hyp_registers::Vttbr;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use hyp_abi::context::{ExitCode, VcpuContext};
 
 /// There was no memory. Nothing was changed.
@@ -117,6 +117,23 @@ pub trait WakeTimer {
     fn cancel(&self);
 }
 
+/// What a guest's write or the end of its interrupt tells the process by, and what tells an interrupt to come: a counter of the
+/// process's that it waits for. Clones are the same one, and so are those that are equal.
+pub trait EventFd: Clone + PartialEq {
+    /// Tells whoever waits for it. Never sleeps, and wakes threads: no spin lock is held, and the host's timers are the host's.
+    fn signal(&self);
+}
+
+/// What looks at an [`EventFd`] and has [`Vm::irqfd_event`](crate::vm::Vm) called each time that it comes. Clones are the same one; it
+/// ends with the last of them, and then waits for a call under way.
+pub trait Watch: Clone {
+    /// Begins. True: the event had come already.
+    fn start(&self) -> bool;
+}
+
+/// Words of a page.
+pub type Words = [AtomicU32; 1024];
+
 /// How interrupts were masked: the host's own encoding.
 #[derive(Clone, Copy, Debug)]
 pub struct Masks(pub u32);
@@ -151,6 +168,12 @@ pub trait Host: Cpus + Clone {
     type Waiter: Waiter;
     /// A vCPU's timer.
     type WakeTimer: WakeTimer;
+    /// What the process is told by.
+    type EventFd: EventFd;
+    /// What the process's events are noticed by.
+    type Watch: Watch;
+    /// A page that the process maps and writes to whenever it likes.
+    type ProcessPage: Deref<Target = Words>;
 
     /// A slice of `len` elements, each made by `element`. May sleep.
     fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Self::Array<T>, OutOfMemory>;
@@ -170,6 +193,8 @@ pub trait Host: Cpus + Clone {
     fn context_page(&self) -> Result<Self::ContextPage, OutOfMemory>;
     /// Where a vCPU's thread will sleep. May sleep.
     fn waiter(&self) -> Result<Self::Waiter, OutOfMemory>;
+    /// A zeroed page for the process to map. May sleep.
+    fn process_page(&self) -> Result<Self::ProcessPage, OutOfMemory>;
     /// A timer that wakes `waiter`'s thread. May sleep.
     fn wake_timer(&self, waiter: &Self::Waiter) -> Result<Self::WakeTimer, OutOfMemory>;
 

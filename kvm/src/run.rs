@@ -24,10 +24,10 @@ use crate::psci::{self, AFFINITY, Call, Firmware, PowerOn, Version};
 use crate::reset::{self, Place};
 use crate::trace::{self, Event, Kind, Watched};
 use crate::vcpu::{Power, Vcpu, VcpuState};
-use crate::vgic::Kicks;
+use crate::vgic::{Kicks, Queue};
 use crate::vm::{Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
-use abort::{mmio_exit, note_mmio};
+use abort::{mmio_exit, note_mmio, write_to_bus};
 use arch::condition::InstructionLength;
 use arch::syndrome::{RegisterAccess, Trap, WideRegisterAccess};
 use core::cell::Cell;
@@ -100,8 +100,12 @@ pub fn run<H: Host>(
         note_begin(&hypervisor.host, number, state.pending.as_ref(), answer);
     }
     if let Some(instruction) = &mut state.pending {
-        if let Some(next) = instruction.answer(&mut state.context, answer) {
-            return Return::Exit(mmio_exit(&hypervisor.host, vcpu, &next));
+        let mut next = instruction.answer(&mut state.context, answer);
+        while let Some(access) = next {
+            if !write_to_bus(&hypervisor.host, vm, vcpu, &access) {
+                return Return::Exit(mmio_exit(&hypervisor.host, vcpu, &access));
+            }
+            next = instruction.answer(&mut state.context, [0; 8]);
         }
         state.pending = None;
     }
@@ -200,7 +204,12 @@ impl<H: Host> Run<'_, H> {
             // other interrupts, they end the next stay before the first instruction.
             let timer_came = self.state.timer_lines[0] && !was_asserted;
             let aborted = self.state.context.exit.async_abort != 0;
-            if code != ExitCode::Interrupt || !timer_came || aborted || !kicks.is_empty() {
+            if code != ExitCode::Interrupt
+                || !timer_came
+                || aborted
+                || !kicks.is_empty()
+                || !self.state.ended.is_empty()
+            {
                 break code;
             }
         };
@@ -210,6 +219,9 @@ impl<H: Host> Run<'_, H> {
             self.take_over_counts();
         }
         self.vm.kick(kicks);
+        if !self.state.ended.is_empty() {
+            self.vm.resample(&core::mem::replace(&mut self.state.ended, Queue::EMPTY));
+        }
         Some(code)
     }
 
@@ -484,6 +496,9 @@ fn internal_error(detail: u32) -> Exit {
     Exit::InternalError { suberror: KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, ndata: 1, data }
 }
 
+#[cfg(test)]
+#[path = "run_bus_tests.rs"]
+mod bus_tests;
 #[cfg(test)]
 #[path = "run_event_tests.rs"]
 mod event_tests;

@@ -7,7 +7,7 @@ use crate::fake;
 use crate::memslots::Region;
 use crate::vgic::Parked;
 use crate::vm::{self, Hardware};
-use arch::addr::{HostPhys, HostVirt};
+use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::cp15::Cp15;
 use arch::gic::{gicd, gich};
 pub use arch::syndrome::ISV;
@@ -89,6 +89,17 @@ pub fn hvc(context: &mut VcpuContext, arguments: [u32; 4]) -> ExitCode {
     context.r[..4].copy_from_slice(&arguments);
     context.pc += 4;
     trap(context, 0x12 << 26 | 1 << 25)
+}
+
+/// Puts an Arm instruction where the guest begins.
+pub fn put_instruction(machine: &Machine, word: u32) {
+    machine.host.set_bytes(HostVirt::new(HVA.get() + (START - RAM as u32)), &word.to_le_bytes());
+}
+
+/// An abort of the instruction where the guest begins, without a syndrome.
+pub fn undescribed(context: &mut VcpuContext, hsr: u32, ipa: u64) -> ExitCode {
+    context.exit.code = [arch::syndrome::hpfar(Ipa::new(u64::from(START))); 2];
+    fault(context, hsr & !ISV, ipa)
 }
 
 pub struct Machine {

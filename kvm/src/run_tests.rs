@@ -7,7 +7,7 @@ use crate::fake::{Event, Waiter as FakeWaiter};
 use crate::guest_memory::{Access, FaultOutcome};
 use crate::vm::Hit;
 use crate::vmid::{VmidSlot, Vmids};
-use arch::addr::{HostPhys, HostVirt, Ipa};
+use arch::addr::{HostPhys, Ipa};
 use arch::cp15::reg;
 use arch::gic::gicd;
 use arch::guest_registers::Sctlr;
@@ -462,17 +462,6 @@ fn accesses_to_nothing_that_are_no_plain_loads_and_stores() {
     let context = &machine.states[0].context;
     assert_eq!(has_taken(context), (Some(Mode::Abt), 0x10));
     assert_eq!((context.cp15.dfar, context.cp15.dfsr & 1 << 11), (FAR | 0x123, 1 << 11));
-}
-
-/// Puts an Arm instruction where the guest begins.
-fn put_instruction(machine: &Machine, word: u32) {
-    machine.host.set_bytes(HostVirt::new(HVA.get() + (START - RAM as u32)), &word.to_le_bytes());
-}
-
-/// An abort of the instruction where the guest begins, without a syndrome.
-fn undescribed(context: &mut VcpuContext, hsr: u32, ipa: u64) -> ExitCode {
-    context.exit.code = [arch::syndrome::hpfar(Ipa::new(u64::from(START))); 2];
-    fault(context, hsr & !ISV, ipa)
 }
 
 fn exit_at(ipa: u64, written: Option<u32>) -> Return {

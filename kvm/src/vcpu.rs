@@ -15,7 +15,7 @@ use crate::mmio::Instruction;
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
 use crate::statistics::VcpuStatistics;
-use crate::vgic::{CpuInterface, Parked};
+use crate::vgic::{CpuInterface, Parked, Queue};
 use arch::hyp_registers::Hcr;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -178,6 +178,8 @@ pub struct VcpuState<H: Host> {
     pub told_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
     pub alarm: Alarm<H>,
+    /// Interrupts that the guest has ended and that nobody was told of yet. Noted only where somebody is to be told.
+    pub(crate) ended: Queue,
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
     /// distributor is. `None`: it does not yet.
     pub answers_as_of: Option<u32>,
@@ -200,6 +202,7 @@ impl<H: Host> VcpuState<H> {
             timer_lines: [false; 2],
             told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
+            ended: Queue::EMPTY,
             answers_as_of: None,
             vfp_switches: 0,
         })

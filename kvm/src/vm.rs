@@ -5,10 +5,15 @@
 //! creates that vCPU. The interrupt controller comes in two steps, as KVM has it: the process asks for one and says where it
 //! lies, and later, at the latest when a vCPU first runs, it is made for the vCPUs that there are then.
 
+mod gsi;
+
 use crate::cp15::IdRegisters;
 use crate::guest_memory::GuestMemory;
 use crate::host::{Host, Lock, OutOfMemory};
+use crate::io_bus::IoBus;
+use crate::irq_routing::Routing;
 use crate::irqchip_state::Standstill;
+use crate::irqfd::Irqfds;
 use crate::psci::{BranchHardening, Firmware, StoreBypass, Version};
 use crate::statistics::Cleared;
 use crate::timer_interrupts::TimerPpis;
@@ -73,6 +78,8 @@ struct Irqchip<H: Host> {
     cpu: Option<Ipa>,
     /// One element from initialisation on. On the heap, since it is large.
     vgic: Option<H::Array<Option<VmVgic<H>>>>,
+    /// Where GSIs lead. `None`: as KVM has it.
+    routing: Option<Routing<H>>,
 }
 
 /// Why the interrupt controller is not as asked.
@@ -161,6 +168,10 @@ impl Settled {
 pub struct Vm<H: Host> {
     /// Its memory.
     pub memory: GuestMemory<H>,
+    /// What its writes may end at.
+    pub bus: IoBus<H>,
+    /// Events that are interrupts of its.
+    pub(crate) irqfds: Irqfds<H>,
     /// Where each vCPU last ran.
     pub last_ran: LastRan<H>,
     /// Which PPIs the timers drive.
@@ -198,9 +209,12 @@ impl<H: Host> Vm<H> {
         if vcpus.iter().any(Option::is_none) {
             return Err(OutOfMemory);
         }
-        let irqchip = Irqchip { wanted: false, refused: false, nr_irqs: None, dist: None, cpu: None, vgic: None };
+        let irqchip =
+            Irqchip { wanted: false, refused: false, nr_irqs: None, dist: None, cpu: None, vgic: None, routing: None };
         Ok(Self {
             memory: GuestMemory::new(host.clone(), user_end)?,
+            bus: IoBus::new(host)?,
+            irqfds: Irqfds::default(),
             last_ran: LastRan::new(host)?,
             timer_ppis: TimerPpis::default(),
             standstill: Standstill::default(),

@@ -152,12 +152,20 @@ static struct miscdevice kvm_device = {
 
 int ws_device_register(void)
 {
-	return misc_register(&kvm_device);
+	int error = ws_events_init();
+
+	if (error)
+		return error;
+	error = misc_register(&kvm_device);
+	if (error)
+		ws_events_exit();
+	return error;
 }
 
 void ws_device_unregister(void)
 {
 	misc_deregister(&kvm_device);
+	ws_events_exit();
 }
 
 static bool hyp_answers = true;

@@ -89,6 +89,16 @@ void ws_debugfs_stop(void);
 int ws_debugfs_add(void *vm, int fd, void **place);
 void ws_debugfs_remove(void *place);
 
+/* Called by Rust: events.c */
+void *ws_eventfd_get(u32 fd);
+void ws_eventfd_put(void *eventfd);
+void ws_eventfd_signal(void *eventfd);
+void *ws_irqfd_create(u32 fd);
+void *ws_irqfd_eventfd(void *irqfd);
+u32 ws_irqfd_watch(void *irqfd, void *object);
+void ws_irqfd_destroy(void *irqfd);
+void ws_irqfd_flush(void);
+
 /* Called by Rust: main.c */
 int ws_fd(u32 kind, void *object);
 int ws_vm_fd(void *object, void **place);
@@ -131,9 +141,15 @@ void ws_rust_mm_invalidate_end(void *vm, unsigned long start, unsigned long end)
 u32 ws_rust_mm_clear_young(void *vm, unsigned long start, unsigned long end, u32 flush);
 u32 ws_rust_mm_test_young(void *vm, unsigned long address);
 void ws_rust_mm_release(void *vm);
+void ws_rust_irqfd_event(void *object);
+void ws_rust_irqfd_closed(void *object);
 
 /* Between the files of this folder: fail_allocation.c */
 bool ws_allocation_fails(void);
+
+/* Between the files of this folder: events.c */
+int ws_events_init(void);
+void ws_events_exit(void);
 
 /* Kinds of descriptors that ws_fd makes. */
 #define WS_FD_VM 0

@@ -26,6 +26,7 @@ errnos! {
     EIO = 5,
     ENXIO = 6,
     E2BIG = 7,
+    EAGAIN = 11,
     ENOMEM = 12,
     EFAULT = 14,
     EBUSY = 16,

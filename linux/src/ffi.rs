@@ -92,6 +92,16 @@ unsafe extern "C" {
     pub fn ws_debugfs_stop();
     pub fn ws_debugfs_remove(place: *mut c_void);
 
+    // events.c
+    pub safe fn ws_eventfd_get(fd: u32) -> *mut c_void;
+    pub fn ws_eventfd_put(eventfd: *mut c_void);
+    pub fn ws_eventfd_signal(eventfd: *mut c_void);
+    pub safe fn ws_irqfd_create(fd: u32) -> *mut c_void;
+    pub fn ws_irqfd_eventfd(irqfd: *mut c_void) -> *mut c_void;
+    pub fn ws_irqfd_watch(irqfd: *mut c_void, object: *mut c_void) -> u32;
+    pub fn ws_irqfd_destroy(irqfd: *mut c_void);
+    pub fn ws_irqfd_flush();
+
     // main.c
     pub fn ws_fd(kind: u32, object: *mut c_void) -> i32;
     pub fn ws_vm_fd(object: *mut c_void, place: *mut *mut c_void) -> i32;

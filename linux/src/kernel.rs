@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! [`Host`] for Linux: what the hypervisor asks for, by the kernel's means.
 
+use crate::eventfd::{EventFd, IrqfdWatch};
 use crate::heap::Array;
 use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
-use crate::pages::{KernelTable, LowmemPage};
+use crate::pages::{KernelTable, LowmemPage, ProcessPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
 use crate::{cache, ffi, module, provoke, resolve, trace, vmid_debug};
 use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
@@ -137,6 +138,9 @@ impl Host for Kernel {
     type ContextPage = ContextPage;
     type Waiter = KernelWaiter;
     type WakeTimer = KernelTimer;
+    type EventFd = EventFd;
+    type Watch = IrqfdWatch;
+    type ProcessPage = ProcessPage;
 
     fn array<T>(&self, len: usize, element: impl FnMut(usize) -> T) -> Result<Array<T>, OutOfMemory> {
         Array::new(len, element)
@@ -173,6 +177,10 @@ impl Host for Kernel {
 
     fn wake_timer(&self, waiter: &KernelWaiter) -> Result<KernelTimer, OutOfMemory> {
         Ok(waiter.timer())
+    }
+
+    fn process_page(&self) -> Result<ProcessPage, OutOfMemory> {
+        ProcessPage::new()
     }
 
     fn resolve(&self, at: HostVirt, write: bool) -> Result<Resolved, Unresolved> {

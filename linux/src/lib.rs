@@ -11,6 +11,8 @@ mod capability;
 mod device;
 mod dirty_log;
 mod errno;
+mod eventfd;
+mod events;
 mod ffi;
 mod gic;
 mod heap;

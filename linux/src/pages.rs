@@ -3,8 +3,9 @@
 
 use crate::ffi;
 use arch::addr::{HostPhys, PAGE_SIZE};
+use core::ops::Deref;
 use core::ptr::NonNull;
-use kvm::host::{OutOfMemory, Table, TablePage, TablePhys};
+use kvm::host::{OutOfMemory, Table, TablePage, TablePhys, Words};
 
 /// One zeroed page, freed when dropped.
 pub struct LowmemPage(NonNull<u8>);
@@ -51,6 +52,29 @@ impl Drop for LowmemPage {
     fn drop(&mut self) {
         // SAFETY: from ws_pages, owned.
         unsafe { ffi::ws_free_page(self.0.as_ptr().cast()) };
+    }
+}
+
+/// A zeroed page that a process may map, word by word.
+pub struct ProcessPage(LowmemPage);
+
+impl ProcessPage {
+    /// A zeroed page. May sleep.
+    pub fn new() -> Result<Self, OutOfMemory> {
+        LowmemPage::for_process().map(Self)
+    }
+
+    /// The page.
+    pub fn page(&self) -> &LowmemPage {
+        &self.0
+    }
+}
+
+impl Deref for ProcessPage {
+    type Target = Words;
+    fn deref(&self) -> &Words {
+        // SAFETY: an owned page of 1024 words, any bits of which are valid atomics; the process writes to it as another thread would.
+        unsafe { &*self.0.as_ptr().cast::<Words>() }
     }
 }
 

@@ -54,7 +54,15 @@ pub fn check_extension(capability: usize) -> i32 {
         | KVM_CAP_ARM_IRQ_LINE_LAYOUT_2
         | KVM_CAP_ARM_NISV_TO_USER
         | KVM_CAP_ARM_INJECT_EXT_DABT
-        | KVM_CAP_IMMEDIATE_EXIT => 1,
+        | KVM_CAP_IMMEDIATE_EXIT
+        | KVM_CAP_IRQFD
+        | KVM_CAP_IRQFD_RESAMPLE
+        | KVM_CAP_IOEVENTFD
+        | KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | KVM_CAP_SIGNAL_MSI
+        | KVM_CAP_COALESCED_PIO => 1,
+        KVM_CAP_COALESCED_MMIO => uapi::memory::KVM_COALESCED_MMIO_PAGE_OFFSET as i32,
+        KVM_CAP_IRQ_ROUTING => kvm::irq_routing::GSIS as i32,
         KVM_CAP_NR_VCPUS => ffi::ws_online_cpus() as i32,
         KVM_CAP_MAX_VCPUS => Vm::<Kernel>::MAX_VCPUS as i32,
         KVM_CAP_MAX_VCPU_ID => Vm::<Kernel>::MAX_VCPUS as i32,
@@ -67,6 +75,8 @@ fn ioctl(command: u32, argument: usize) -> Result<i32> {
     match command {
         KVM_GET_API_VERSION if argument == 0 => Ok(KVM_API_VERSION as i32),
         KVM_CREATE_VM => vm::create(argument),
+        // Only a VM could say.
+        KVM_CHECK_EXTENSION if argument == KVM_CAP_MSI_DEVID as usize => Err(Errno::EINVAL),
         KVM_CHECK_EXTENSION => Ok(check_extension(argument)),
         KVM_GET_VCPU_MMAP_SIZE if argument == 0 => Ok(VCPU_MMAP_SIZE),
         KVM_TRACE_ENABLE | KVM_TRACE_PAUSE | KVM_TRACE_DISABLE => Err(Errno::EOPNOTSUPP),

@@ -50,8 +50,6 @@ pub struct VcpuObject {
     vm: Shared<VmObject>,
     number: usize,
     run: LowmemPage,
-    /// The second page that a client maps: KVM's ring of coalesced MMIO, which stays empty.
-    ring: LowmemPage,
     inner: Mutex<Inner>,
 }
 
@@ -62,13 +60,8 @@ pub fn create(vm: &Shared<VmObject>, number: usize) -> Result<i32> {
         return Err(Errno::EBUSY);
     }
     let inner = Inner { state: VcpuState::new(&Kernel, place.waiter())?, init: None, sigmask: None };
-    let object = Shared::new(VcpuObject {
-        vm: vm.clone(),
-        number,
-        run: LowmemPage::for_process()?,
-        ring: LowmemPage::for_process()?,
-        inner: Mutex::new(inner),
-    })?;
+    let object =
+        Shared::new(VcpuObject { vm: vm.clone(), number, run: LowmemPage::for_process()?, inner: Mutex::new(inner) })?;
     if !vm.vm.create_vcpu(number) {
         return Err(Errno::EEXIST);
     }
@@ -344,7 +337,7 @@ extern "C" fn ws_rust_vfp_switches() -> u32 {
     VFP_SWITCHES.load(Ordering::Relaxed)
 }
 
-/// mmap of a vCPU's descriptor: the shared page and the ring, from the beginning.
+/// mmap of a vCPU's descriptor: the shared page, and the ring of coalesced MMIO, which is the VM's.
 ///
 /// # Safety
 /// `object` is the descriptor's, `area` the `struct vm_area_struct` that is being set up.
@@ -352,7 +345,7 @@ extern "C" fn ws_rust_vfp_switches() -> u32 {
 unsafe extern "C" fn ws_rust_vcpu_mmap(object: *mut c_void, area: *mut c_void, pages: usize, offset: usize) -> i32 {
     // SAFETY: as in `ws_rust_vcpu_ioctl`.
     let object = unsafe { Shared::<VcpuObject>::borrow_raw(object) };
-    let parts = [&object.run, &object.ring];
+    let parts = [&object.run, object.vm.vm.bus.ring().page()];
     let Some(parts) = parts.get(offset..).filter(|parts| pages <= parts.len()) else {
         return Errno::EINVAL.get();
     };

@@ -10,7 +10,7 @@ use crate::heap::Shared;
 use crate::kernel::Kernel;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
-use crate::{capability, device, dirty_log, trace, vcpu};
+use crate::{capability, device, dirty_log, eventfd, events, trace, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::core_id::{Core, Midr};
 use arch::hyp_registers::Hcr;
@@ -147,8 +147,9 @@ fn set_memory_region(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
     Ok(0)
 }
 
-/// KVM_IRQ_LINE: drives one of the GIC's lines, or, without a GIC, a vCPU's own.
-fn irq_line(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
+/// KVM_IRQ_LINE: drives one of the GIC's lines, or, without a GIC, a vCPU's own. KVM_IRQ_LINE_STATUS: the same, and the structure
+/// comes back, on Arm as it went.
+fn irq_line(vm: &Vm<Kernel>, argument: UserAddress, comes_back: bool) -> Result<i32> {
     let request: IrqLevel = argument.read()?;
     let level = request.level != 0;
     let line = IrqLine::decode(request.irq).ok_or(Errno::EINVAL)?;
@@ -183,6 +184,9 @@ fn irq_line(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
             vm.initialise_irqchip(system::hypervisor()?)?;
             vm.set_line(0, number.into(), level)?;
         }
+    }
+    if comes_back {
+        argument.write(&request)?;
     }
     Ok(0)
 }
@@ -228,6 +232,12 @@ fn create_device(object: &Shared<VmObject>, argument: UserAddress) -> Result<i32
     Ok(0)
 }
 
+/// The VM's descriptor is gone, though others may keep the VM.
+fn close(object: &VmObject) {
+    object.vm.release_irqfds();
+    eventfd::end_watches();
+}
+
 fn ioctl(object: &Shared<VmObject>, command: u32, argument: usize) -> Result<i32> {
     object.check_caller()?;
     let vm = &object.vm;
@@ -235,7 +245,14 @@ fn ioctl(object: &Shared<VmObject>, command: u32, argument: usize) -> Result<i32
     match command {
         KVM_CREATE_VCPU => vcpu::create(object, argument),
         KVM_SET_USER_MEMORY_REGION => set_memory_region(vm, at),
-        KVM_IRQ_LINE => irq_line(vm, at),
+        KVM_IRQ_LINE => irq_line(vm, at, false),
+        KVM_IRQ_LINE_STATUS => irq_line(vm, at, true),
+        KVM_IOEVENTFD => events::ioeventfd(vm, at),
+        KVM_IRQFD => events::irqfd(object, at),
+        KVM_SET_GSI_ROUTING => events::set_gsi_routing(vm, at),
+        KVM_SIGNAL_MSI => events::signal_msi(vm, at),
+        KVM_REGISTER_COALESCED_MMIO => events::register_zone(vm, at),
+        KVM_UNREGISTER_COALESCED_MMIO => events::unregister_zones(vm, at),
         KVM_CREATE_IRQCHIP => vm.create_irqchip().map(|()| 0).map_err(Errno::from),
         KVM_CREATE_DEVICE => create_device(object, at),
         KVM_ARM_SET_DEVICE_ADDR => set_device_address(vm, at),
@@ -268,7 +285,7 @@ unsafe extern "C" fn ws_rust_release(kind: u32, object: *mut c_void) {
     // SAFETY: the reference that the descriptor held, given back once.
     unsafe {
         match kind {
-            0 => drop(Shared::<VmObject>::from_raw(object)),
+            0 => close(&Shared::<VmObject>::from_raw(object)),
             1 => drop(Shared::<vcpu::VcpuObject>::from_raw(object)),
             _ => drop(Shared::<device::DeviceObject>::from_raw(object)),
         }

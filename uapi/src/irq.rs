@@ -5,7 +5,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IrqLevel {
-    /// Which line: see [`IrqLine`]. `KVM_IRQ_LINE_STATUS` puts its status here.
+    /// Which line: see [`IrqLine`]. Where `KVM_IRQ_LINE_STATUS` has a status, which is not on Arm, it puts it here.
     pub irq: u32,
     /// 0 or 1.
     pub level: u32,

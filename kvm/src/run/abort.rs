@@ -13,7 +13,7 @@ use crate::mmio::{self, Decoded, Instruction, Pending};
 use crate::trace::{self, Event, Kind, MMIO_READ, MMIO_UNSATISFIED, MMIO_WRITE};
 use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Kicks, Vgic};
-use crate::vm::Hit;
+use crate::vm::{Hit, Vm};
 use crate::{guest_registers, inject};
 use arch::addr::Ipa;
 use arch::condition::InstructionLength;
@@ -106,23 +106,30 @@ impl<H: Host> Run<'_, H> {
         };
         let mut next = transfer.access();
         while let Some(access) = next {
-            let Hit::Distributor(offset) = self.vm.hit(self.hypervisor, access.ipa) else {
-                self.state.pending = Some(Instruction::Transfer(transfer));
-                return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+            let value = match self.vm.hit(self.hypervisor, access.ipa) {
+                Hit::Distributor(offset) => self.distributor(&access, offset),
+                _ if self.write_to_bus(&access) => 0,
+                _ => {
+                    self.state.pending = Some(Instruction::Transfer(transfer));
+                    return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+                }
             };
-            let value = self.distributor(&access, offset);
             next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
         }
         Next::Enter
     }
 
-    /// A load or store where a device may be: the distributor is here, all others are the process's.
+    /// A load or store where a device may be: the distributor is here, all others are the process's, which may have said that it need
+    /// not see a store at once.
     fn device(&mut self, access: Pending, hit: Hit) -> Next {
-        let Hit::Distributor(offset) = hit else {
-            self.state.pending = Some(Instruction::Plain(access));
-            return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+        let value = match hit {
+            Hit::Distributor(offset) => self.distributor(&access, offset),
+            _ if self.write_to_bus(&access) => 0,
+            _ => {
+                self.state.pending = Some(Instruction::Plain(access));
+                return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+            }
         };
-        let value = self.distributor(&access, offset);
         access.finish_with_value(&mut self.state.context, value);
         Next::Enter
     }
@@ -151,6 +158,10 @@ impl<H: Host> Run<'_, H> {
         value
     }
 
+    fn write_to_bus(&self, access: &Pending) -> bool {
+        write_to_bus(&self.hypervisor.host, self.vm, self.vcpu, access)
+    }
+
     fn mmio_exit(&self, access: &Pending) -> Exit {
         mmio_exit(&self.hypervisor.host, self.vcpu, access)
     }
@@ -163,6 +174,17 @@ pub(super) fn note_mmio<H: Host>(host: &H, access: &Pending, what: impl FnOnce()
         let (kind, value) = what();
         Event::Mmio { kind, len: access.size.bytes().into(), ipa: access.ipa.get(), value }
     });
+}
+
+/// Whether an access is a store that something of the VM's bus takes.
+pub(super) fn write_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, access: &Pending) -> bool {
+    let Some(bytes) = access.written() else { return false };
+    let taken = vm.bus.write(access.ipa.get(), access.size.bytes(), bytes);
+    if taken {
+        vcpu.statistics.mmio_exit_kernel.count();
+        note_mmio(host, access, || (MMIO_WRITE, u64::from_le_bytes(bytes)));
+    }
+    taken
 }
 
 /// An access that is the process's.

@@ -11,7 +11,8 @@
 use super::Run;
 use crate::host::Host;
 use crate::trace::{self, Event, Kind};
-use crate::vgic::{CpuInterface, Interrupt, Kicks, Vgic};
+use crate::vgic::{CpuInterface, Interrupt, Kicks, Queue, Vgic};
+use crate::vm::Vm;
 use crate::vtimer;
 use arch::hyp_registers::Hcr;
 use core::ops::DerefMut;
@@ -95,10 +96,30 @@ impl<H: Host> Run<'_, H> {
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
         let was_in_use = interface.is_in_use();
         self.hypervisor.host.store_cpu_interface(interface);
-        let kicks = if was_in_use { self.vm.with_vgic(|vgic| vgic.exit(number, interface).kicks) } else { None };
+        let ended = &mut self.state.ended;
+        let kicks = if was_in_use {
+            self.vm.with_vgic(|vgic| empty_interface(self.vm, vgic, number, interface, ended))
+        } else {
+            None
+        };
         self.sample_timers();
         kicks.unwrap_or(Kicks::NONE)
     }
+}
+
+/// Takes in what became of the list registers, and notes what the guest has ended if somebody is to hear of it.
+pub(super) fn empty_interface<H: Host>(
+    vm: &Vm<H>,
+    vgic: &mut Vgic<H::Array<Interrupt>>,
+    number: usize,
+    interface: &CpuInterface,
+    ended: &mut Queue,
+) -> Kicks {
+    let exit = vgic.exit(number, interface);
+    if vm.resamples() {
+        exit.ended().for_each(|intid| ended.insert(intid));
+    }
+    exit.kicks
 }
 
 /// Chooses what goes to the list registers; whether the virtual timer's interrupt, PPI `timer`, is in flight.

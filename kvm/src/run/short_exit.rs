@@ -12,7 +12,7 @@
 //! valid; the banks of other modes, the virtual timer, and CNTKCTL are not.
 
 use super::Run;
-use super::interrupts::fill_interface;
+use super::interrupts::{empty_interface, fill_interface};
 use crate::cp15::trap;
 use crate::guest_registers;
 use crate::host::Host;
@@ -31,7 +31,8 @@ use uapi::psci as id;
 pub(super) enum AtOnce {
     /// The guest goes on.
     Answered,
-    /// So it does, but first these are to be woken, which may take timers of the host's: not before the guest is left.
+    /// So it does, but first these are to be woken, and the process told of interrupts that have ended, which may take timers of the
+    /// host's: not before the guest is left.
     AnsweredAndWakes(Kicks),
     /// Nothing was done.
     NotAnswered,
@@ -125,6 +126,7 @@ impl<H: Host> Run<'_, H> {
         }
         let (number, host, timer) = (self.number, &self.hypervisor.host, self.vm.timer_ppis.virtual_timer());
         let interface = &mut self.state.cpu_interface;
+        let ended = &mut self.state.ended;
         let (kicks, in_flight) = if interface.is_in_use() {
             host.store_cpu_interface(interface);
             let done = self.vm.with_vgic(|vgic| {
@@ -135,7 +137,7 @@ impl<H: Host> Run<'_, H> {
                 if first {
                     kicks = vgic.dist_write(number, offset, 4, *register);
                 }
-                kicks |= vgic.exit(number, interface).kicks;
+                kicks |= empty_interface(self.vm, vgic, number, interface, ended);
                 if !write {
                     *register = vgic.dist_read(number, offset, 4);
                 } else if !first {
@@ -165,7 +167,11 @@ impl<H: Host> Run<'_, H> {
             self.load_interface(in_flight);
         }
         let asleep = self.vm.kick_out(kicks.without(number));
-        if asleep.is_empty() { AtOnce::Answered } else { AtOnce::AnsweredAndWakes(asleep) }
+        if asleep.is_empty() && self.state.ended.is_empty() {
+            AtOnce::Answered
+        } else {
+            AtOnce::AnsweredAndWakes(asleep)
+        }
     }
 }
 

@@ -46,6 +46,8 @@ mod state_tests;
 
 pub use distributor::has_state_word;
 pub use interrupt::Interrupt;
+pub(crate) use queue::Queue;
+
 pub use list_registers::{CpuInterface, Exit, LIST_REGISTERS};
 pub use state::{Parked, StateError};
 
@@ -55,7 +57,6 @@ use arch::gic::{MAX_CPUS, MAX_IRQS, PRIVATE_IRQS, SGIS};
 use core::ops::{BitOr, BitOrAssign, DerefMut};
 use enabled::Enabled;
 use interrupt::Flags;
-use queue::Queue;
 
 /// A set of vCPUs that must look at their interrupts: to be woken if they wait, and to leave the guest if they run.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

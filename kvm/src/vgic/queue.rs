@@ -7,7 +7,7 @@
 
 /// A set of interrupt numbers below 1024.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Queue {
+pub struct Queue {
     occupied: u32,
     words: [u32; 32],
 }

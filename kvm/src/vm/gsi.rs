@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Interrupts by the numbers that the process gives to them: see [`irq_routing`](crate::irq_routing).
+//!
+//! The table is under the interrupt controller's lock, so that nothing is injected by a table that was replaced.
+
+use super::{Irqchip, Vm};
+use crate::host::{Host, Lock};
+use crate::irq_routing::{Routing, RoutingError};
+use crate::trace::{Event, Kind, note};
+use crate::vgic::Kicks;
+use core::sync::atomic::Ordering;
+use uapi::irq::IrqRoutingEntry;
+
+impl<H: Host> Vm<H> {
+    /// Whether the interrupt controller is made.
+    pub fn has_initialised_irqchip(&self) -> bool {
+        self.irqchip.lock().vgic.is_some()
+    }
+
+    /// Replaces the table of GSIs. May sleep.
+    ///
+    /// As in KVM the interrupt controller brings its own table along when it is made, so one that comes earlier is only looked at.
+    pub fn set_gsi_routing(&self, host: &H, entries: &[IrqRoutingEntry]) -> Result<(), RoutingError> {
+        let routing = Routing::new(host, entries)?;
+        let mut irqchip = self.irqchip.lock();
+        let _before = irqchip.vgic.is_some().then(|| irqchip.routing.replace(routing));
+        drop(irqchip);
+        Ok(())
+    }
+
+    /// Drives the input that a GSI leads to, level after level. Never sleeps.
+    pub(crate) fn drive_gsi(&self, gsi: u32, levels: &[bool]) {
+        let mut irqchip = self.irqchip.lock();
+        let Irqchip { vgic, routing, .. } = &mut *irqchip;
+        let Some(vgic) = vgic.as_mut().and_then(|made| made.first_mut()?.as_mut()) else { return };
+        let Some(intid) = Routing::interrupt(routing, gsi) else { return };
+        let mut kicks = Kicks::NONE;
+        for level in levels {
+            // A pin that this interrupt controller does not have is connected to nothing.
+            kicks |= vgic.set_level(0, intid, *level).unwrap_or(Kicks::NONE);
+        }
+        self.concerned.store(vgic.concerned().bits().into(), Ordering::Relaxed);
+        drop(irqchip);
+        for level in levels {
+            note(self.memory.host(), Kind::UpdatePending, || Event::UpdatePending {
+                vcpu: 0,
+                irq: intid.into(),
+                level: (*level).into(),
+            });
+        }
+        self.kick(kicks);
+    }
+
+    /// The GSI that an interrupt stands for.
+    pub(crate) fn gsi_of(&self, intid: u32) -> Option<u32> {
+        Routing::gsi_of(&self.irqchip.lock().routing, intid)
+    }
+}
