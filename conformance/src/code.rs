@@ -145,6 +145,11 @@ impl Program {
         self.raw(0x0a00_0000 | self.back(to))
     }
 
+    /// Branches back to `to` if the last comparison found a difference.
+    pub fn branch_unless_equal(&mut self, to: Label) -> &mut Self {
+        self.raw(0x1a00_0000 | self.back(to))
+    }
+
     /// The offset that a branch from here to `to` has.
     fn back(&self, to: Label) -> u32 {
         (to.0 as i32 - self.0.len() as i32 - 2) as u32 & 0x00ff_ffff

@@ -321,12 +321,13 @@ fn bad_lines() -> Verdict {
     Ok(())
 }
 
-const SPI: u32 = 40;
+/// The shared interrupt of guests that [`enable`] prepares.
+pub const SPI: u32 = 40;
 const PPI: u32 = 20;
 
 /// Enables [`SPI`] and [`PPI`] with everything off in the CPU itself: interrupts are masked in the CPSR, and wake from WFI all the same.
 /// r4 is GICD, r5 GICC, r6 the device.
-fn enable(program: &mut Program) {
+pub fn enable(program: &mut Program) {
     program.set(4, GICD).set(5, GICC).set(6, DEVICE);
     for (offset, value) in [
         (0x100, 1 << PPI),        // ISENABLER0
@@ -340,7 +341,7 @@ fn enable(program: &mut Program) {
 }
 
 /// Waits for an interrupt and tells its number. The device may then lower its line before the interrupt ends.
-fn take(program: &mut Program) {
+pub fn take(program: &mut Program) {
     program.ldr(0, 5, 0xc).str(0, 6, 0).str(0, 5, 0x10); // GICC_IAR, tell, GICC_EOIR
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -18,12 +19,15 @@ use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu, await_that, region};
 use crate::memory_map::{Memory, PAGE, memory_file};
 use crate::sys::{on_cpu, process, unload};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
+use crate::{doorbells, irqfd};
 
 /// The table.
 pub const CASES: &[Case] = &[
     Case::of("a vCPU runs on when everything else is closed", vcpu_alone),
     Case::of("descriptors can be closed in every order, with the vCPU running", every_order).within(300),
     Case::of("descriptors can be closed in every order, without it", every_order_at_rest).within(120),
+    Case::of("eventfds, VM and vCPU can be closed in every order, with events coming", every_order_of_events)
+        .within(300),
     Case::of("the guest's memory can go before the VM", memory_first),
     Case::of("a VM outlives its process in another's descriptor, of no use there (EIO)", outlived),
     Case::of("three hundred VMs take turns on two CPUs, and each sees its own memory", many).within(600),
@@ -109,6 +113,36 @@ fn every_order_at_rest() -> Verdict {
         for index in order {
             all[index] = None;
         }
+    }
+    Ok(())
+}
+
+fn every_order_of_events() -> Verdict {
+    // The guest rings all the time. Nobody takes its interrupts.
+    let mut program = Program::new();
+    program.set(1, DEVICE).set(2, RAM + PAGE as u32);
+    let top = program.label();
+    program.str(1, 1, 0).str(1, 1, 4).str(1, 1, 8).add(3, 1).str(3, 2, 0).branch(top);
+    for order in orders(5) {
+        let machine = Machine::new(&program)?;
+        let vcpu = machine.vcpu(0)?;
+        let gic = machine.gic()?;
+        let [plain, resampling, end] = give_events(&machine)?;
+        let running = vcpu.start();
+        let Machine { kvm, vm, ram } = machine;
+        let mut all: [Option<Box<dyn Any>>; 5] = [
+            Some(Box::new((kvm, vm))),
+            Some(Box::new(gic)),
+            Some(Box::new(plain)),
+            Some(Box::new(resampling)),
+            Some(Box::new(end)),
+        ];
+        for index in &order {
+            all[*index] = None;
+            let before = ram.read(PAGE);
+            await_that(|| ram.read(PAGE) != before).succeeds(format_args!("waiting for the guest, order {order:?}"))?;
+        }
+        running.stop()?;
     }
     Ok(())
 }
@@ -270,13 +304,27 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
     }
 }
 
-/// A VM with two vCPUs, a GIC and some memory, whose guest runs: what a process has when it dies.
-fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>), Failure> {
+/// A VM with two vCPUs, a GIC, eventfds of each kind and some memory, whose guest runs: what a process has when it dies.
+fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [EventFd; 3]), Failure> {
     let machine = Machine::over(memory, &counting())?;
     let vcpu = machine.vcpu(0)?;
     let _second = machine.vcpu(1)?;
     let _gic = machine.gic()?;
-    Ok((machine, vcpu))
+    let events = give_events(&machine)?;
+    Ok((machine, vcpu, events))
+}
+
+/// Eventfds that are interrupts, plain and with one that is told of the end, and rung by stores; and a zone of such as are collected.
+fn give_events(machine: &Machine) -> Result<[EventFd; 3], Failure> {
+    let events = [doorbells::eventfd(1)?, doorbells::eventfd(1)?, doorbells::eventfd(0)?];
+    let [plain, resampling, end] = &events;
+    irqfd::assign(&machine.vm, plain, 1).succeeds("KVM_IRQFD")?;
+    irqfd::assign_resampling(&machine.vm, resampling, 2, end).succeeds("KVM_IRQFD")?;
+    for (addr, event) in (DEVICE..).step_by(4).zip(&events) {
+        doorbells::assign(&machine.vm, event, addr, 4, None).succeeds("KVM_IOEVENTFD")?;
+    }
+    doorbells::register(&machine.vm, DEVICE, 64).succeeds("KVM_REGISTER_COALESCED_MMIO")?;
+    Ok(events)
 }
 
 fn killed() -> Verdict {
@@ -287,7 +335,7 @@ fn killed() -> Verdict {
         seen.write(PAGE, 0);
         let child = process(|| {
             let Ok(memory) = Memory::of_file(&file, 16 * PAGE, true) else { return 1 };
-            let Ok((_machine, vcpu)) = busy_machine(memory) else { return 2 };
+            let Ok((_machine, vcpu, _events)) = busy_machine(memory) else { return 2 };
             let _ = vcpu.run();
             3
         })
@@ -302,7 +350,7 @@ fn ended() -> Verdict {
     leaves_nothing(|| {
         let child = process(|| {
             let Ok(memory) = Memory::new(64 * PAGE) else { return 1 };
-            let Ok((machine, vcpu)) = busy_machine(memory) else { return 2 };
+            let Ok((machine, vcpu, _events)) = busy_machine(memory) else { return 2 };
             let running = vcpu.start();
             let counted = await_that(|| machine.ram.read(PAGE) != 0);
             // The other thread still runs the guest.

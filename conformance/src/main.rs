@@ -14,9 +14,11 @@ mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod cpu;
 mod dirty_log;
+mod doorbells;
 mod escapes;
 mod irqchip;
 mod irqchip_state;
+mod irqfd;
 mod left_behind;
 mod lifetimes;
 mod live_memory;
@@ -82,6 +84,8 @@ const TOPICS: &[Topic] = &[
     ("irqchip", irqchip::CASES),
     ("irqchip state", irqchip_state::CASES),
     ("user irq", user_irq::CASES),
+    ("irqfd", irqfd::CASES),
+    ("doorbells", doorbells::CASES),
     ("run", run::CASES),
     ("aborts", aborts::CASES),
     ("walks", walks::CASES),

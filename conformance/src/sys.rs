@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -49,6 +49,15 @@ unsafe impl NoAddress for uapi::MpState {}
 unsafe impl NoAddress for uapi::VcpuEvents {}
 // SAFETY: numbers, of which none is an address for any capability there is.
 unsafe impl NoAddress for uapi::EnableCap {}
+
+// SAFETY: numbers and a descriptor; the address is a guest's.
+unsafe impl NoAddress for uapi::Ioeventfd {}
+// SAFETY: numbers and descriptors.
+unsafe impl NoAddress for uapi::Irqfd {}
+// SAFETY: numbers; the address is a guest's.
+unsafe impl NoAddress for uapi::Msi {}
+// SAFETY: numbers; the address is a guest's.
+unsafe impl NoAddress for uapi::CoalescedMmioZone {}
 
 /// An address where this process has nothing.
 #[derive(Clone, Copy, Debug)]
@@ -235,6 +244,25 @@ impl Fd {
         self.ioctl(ioctl, std::ptr::from_ref(&attribute) as usize)
     }
 
+    /// KVM_SET_GSI_ROUTING with these entries, of which there are said to be `nr`.
+    pub fn set_routing(&self, entries: &[uapi::IrqRoutingEntry], nr: u32, flags: u32) -> Answer {
+        // Room for whatever is said, should the kernel believe it.
+        let mut words = vec![0u32; 2 + 12 * 5000];
+        words[..2].copy_from_slice(&[nr, flags]);
+        for (to, entry) in words[2..].chunks_exact_mut(12).zip(entries) {
+            to[..4].copy_from_slice(&[entry.gsi, entry.route_type, entry.flags, entry.pad]);
+            to[4..].copy_from_slice(&entry.route);
+        }
+        assert!(entries.len() <= 5000);
+        self.ioctl(uapi::KVM_SET_GSI_ROUTING, words.as_ptr() as usize)
+    }
+
+    /// KVM_SET_GSI_ROUTING whose head, at `at` in `memory`, is the last that is there.
+    pub fn set_routing_at(&self, memory: &crate::memory_map::Memory, at: usize, nr: u32) -> Answer {
+        memory.put(at, &[nr, 0]);
+        self.ioctl(uapi::KVM_SET_GSI_ROUTING, memory.address(at) as usize)
+    }
+
     /// KVM_SET_SIGNAL_MASK: these signals, in a set that is said to be `bytes` large.
     pub fn set_signal_mask(&self, signals: &[Signal], bytes: u32) -> Answer {
         let set = signals.iter().fold(0u64, |set, signal| set | 1 << (*signal as u32 - 1));
@@ -327,6 +355,13 @@ impl RunPage {
     pub fn answer(&self, data: [u8; 8]) {
         // SAFETY: the eight bytes at this offset lie in the page, which is mapped while `self` lives.
         unsafe { self.page.byte_add(MMIO_DATA_OFFSET).cast::<[u8; 8]>().write_volatile(data) };
+    }
+
+    /// A word of the ring of coalesced MMIO, to read and write.
+    pub fn ring(&self, word: usize) -> &AtomicU32 {
+        assert!(word < 1024 && self.bytes >= 8192);
+        // SAFETY: the second page is mapped while `self` lives (just checked), and all accesses are atomic.
+        unsafe { AtomicU32::from_ptr(self.page.byte_add(4096).cast::<u32>().add(word).as_ptr()) }
     }
 
     /// Whether all bytes that KVM gives a meaning are 0.
