@@ -356,6 +356,8 @@ fn traced_interrupts() -> Verdict {
     let waits =
         ["kvm_wfx", "kvm_vcpu_wakeup", "kvm_timer_hrtimer_expire", "kvm_timer_restore_state", "kvm_get_timer_map"];
     let (machine, vcpu, trace) = run_with_trace(&program, &waits)?;
+    // Without a GIC, the process is to hear of the timer's level first.
+    vcpu.run().fails(Errno::EINTR, "KVM_RUN when the timer is due")?;
     vcpu.expect_off()?;
     trace.shows(&[
         "kvm_get_timer_map: VCPU: 0, dv: 1, dp: -1, ep: 0".into(),
