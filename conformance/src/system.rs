@@ -42,7 +42,7 @@ fn mmap_size() -> Verdict {
 const ALWAYS: &[(u32, i32)] = &[
     (KVM_CAP_IRQCHIP, 1),
     (KVM_CAP_USER_MEMORY, 1),
-    (KVM_CAP_NR_MEMSLOTS, 32),
+    (KVM_CAP_NR_MEMSLOTS, 512), // KVM/ARM: 32
     (KVM_CAP_MP_STATE, 1),
     (KVM_CAP_SYNC_MMU, 1),
     (KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1),

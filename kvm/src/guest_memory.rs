@@ -25,7 +25,7 @@ mod dirty_log;
 pub use dirty_log::LogError;
 
 use crate::host::{Host, Lock, OutOfMemory, Resolved, Unresolved};
-use crate::memslots::{Change, Memslots, Region, SLOTS, SlotError, View};
+use crate::memslots::{Change, Memslots, Region, SlotError, View};
 use crate::stage2::{Flush, Found, IpaRange, MapError, Mapping, Size, Stage2, TableCache, Unfinished};
 use crate::vmid::VmidSlot;
 use arch::addr::{HostPhys, HostVirt, Ipa};
@@ -348,7 +348,7 @@ impl<H: Host> GuestMemory<H> {
         let (mut slot, mut start) = (0, range.start);
         loop {
             let mut state = self.state.lock();
-            let found = (slot..SLOTS).find_map(|number| {
+            let found = (slot..state.slots.end()).find_map(|number| {
                 let start = if number == slot { start } else { range.start };
                 let (hva, part) = state.slots.overlap(number, &(start..range.end))?;
                 Some((number, hva, part))

@@ -7,6 +7,8 @@
 //! (memory for the dirty bitmap) and parts that take several turns with a lock (unmapping): see `guest_memory`, which calls
 //! [`Memslots::retire`] and [`Memslots::install`] in between.
 //!
+//! Every fault asks which slot an address lies in, so the numbers of the slots that exist are kept in the order of their IPAs.
+//!
 //! A slot that is being deleted or moved is *retired* first: a guest's accesses find it no more, but the process's changes
 //! to its own memory (MMU notifiers) still do, until nothing of it is mapped.
 
@@ -15,8 +17,8 @@ use crate::stage2::IpaRange;
 use arch::addr::{HostVirt, IPA_BITS, Ipa, PAGE_SIZE};
 use core::ops::Range;
 
-/// How many slots a VM has (KVM_CAP_NR_MEMSLOTS).
-pub const SLOTS: usize = 32;
+/// How many slots a VM has (KVM_CAP_NR_MEMSLOTS). KVM/ARM had 32, which is few for a client that maps parts of files.
+pub const SLOTS: usize = 512;
 /// Flag of a region: note which pages the guest writes.
 pub const LOG_DIRTY_PAGES: u32 = uapi::memory::KVM_MEM_LOG_DIRTY_PAGES;
 /// Flag of a region: the guest's writes are MMIO.
@@ -194,14 +196,22 @@ impl View {
 pub struct Memslots<H: Host> {
     /// On the heap: a VM is made on a kernel's small stack.
     slots: H::Array<Option<Slot<H>>>,
-    /// Bit n: slot n exists. VMs have few, and every fault asks.
-    occupied: u32,
+    /// The numbers of the slots that exist, by their IPAs; `count` of them.
+    order: H::Array<u16>,
+    count: usize,
+    /// No slot from this number on exists.
+    end: usize,
 }
 
 impl<H: Host> Memslots<H> {
     /// No slots. May sleep.
     pub fn new(host: &H) -> Result<Self, OutOfMemory> {
-        Ok(Self { slots: host.array(SLOTS, |_| None)?, occupied: 0 })
+        Ok(Self { slots: host.array(SLOTS, |_| None)?, order: host.array(SLOTS, |_| 0)?, count: 0, end: 0 })
+    }
+
+    /// One more than the greatest number of a slot that exists.
+    pub fn end(&self) -> usize {
+        self.end
     }
 
     /// Judges a request. The process's addresses end at `user_end`.
@@ -264,16 +274,14 @@ impl<H: Host> Memslots<H> {
     /// Makes the change, with a bitmap if the plan needs one. Gives back a bitmap that is no longer of use, to be freed where
     /// that may sleep.
     pub fn install(&mut self, plan: Plan, bitmap: Option<DirtyBitmap<H>>) -> Option<DirtyBitmap<H>> {
+        if plan.change == Change::Nothing {
+            return bitmap;
+        }
+        self.unlink(plan.index);
         let slot = self.slots.get_mut(plan.index)?;
-        let bit = 1 << plan.index;
-        match plan.change {
-            Change::Nothing => bitmap,
-            Change::Delete => {
-                self.occupied &= !bit;
-                slot.take()?.dirty
-            }
-            Change::Create | Change::Move | Change::Flags => {
-                self.occupied |= bit;
+        let useless = match plan.change {
+            Change::Delete => slot.take()?.dirty,
+            _ => {
                 let old = slot.take().and_then(|old| old.dirty);
                 let (dirty, useless) = match (plan.new.logs(), bitmap) {
                     (true, Some(bitmap)) => (Some(bitmap), old),
@@ -281,15 +289,55 @@ impl<H: Host> Memslots<H> {
                     (false, bitmap) => (None, old.or(bitmap)),
                 };
                 *slot = Some(Slot { shape: plan.new, retired: false, dirty });
+                self.link(plan.index, plan.new.ipa);
                 useless
+            }
+        };
+        self.end = self.order().iter().map(|number| usize::from(*number).saturating_add(1)).max().unwrap_or(0);
+        useless
+    }
+
+    /// The numbers of the slots that exist, by their IPAs.
+    fn order(&self) -> &[u16] {
+        self.order.get(..self.count).unwrap_or_default()
+    }
+
+    fn slot(&self, number: u16) -> Option<&Slot<H>> {
+        self.slots.get(usize::from(number))?.as_ref()
+    }
+
+    /// Takes a slot out of the order, if it is in it.
+    fn unlink(&mut self, index: usize) {
+        let Some(at) = self.order().iter().position(|number| usize::from(*number) == index) else { return };
+        self.count = self.count.saturating_sub(1);
+        for at in at..self.count {
+            let next = self.order.get(at.saturating_add(1)).copied();
+            if let (Some(place), Some(next)) = (self.order.get_mut(at), next) {
+                *place = next;
             }
         }
     }
 
+    /// Puts a slot that is not in the order where its IPA belongs.
+    fn link(&mut self, index: usize, ipa: Ipa) {
+        let mut number = index as u16; // below SLOTS
+        let at = self.before(ipa);
+        self.count = self.count.saturating_add(1);
+        for place in self.order.iter_mut().take(self.count).skip(at) {
+            core::mem::swap(place, &mut number);
+        }
+    }
+
+    /// How many slots begin before or at `ipa`.
+    fn before(&self, ipa: Ipa) -> usize {
+        self.order().partition_point(|number| self.slot(*number).is_some_and(|slot| slot.shape.ipa <= ipa))
+    }
+
     /// What the guest finds at `ipa`. `None`: no memory.
     pub fn find(&self, ipa: Ipa) -> Option<View> {
-        let (index, slot) = self.iter().find(|(_, slot)| !slot.retired && slot.shape.holds(ipa))?;
-        Some(View { index, shape: slot.shape, ipa })
+        let number = *self.order.get(self.before(ipa).checked_sub(1)?)?;
+        let slot = self.slot(number).filter(|slot| !slot.retired && slot.shape.holds(ipa))?;
+        Some(View { index: number.into(), shape: slot.shape, ipa })
     }
 
     /// What slot `index` has of the process's `range`: the process's address where the common part begins, and the guest's
@@ -321,12 +369,7 @@ impl<H: Host> Memslots<H> {
     }
 
     fn iter(&self) -> impl Iterator<Item = (usize, &Slot<H>)> {
-        let mut left = self.occupied;
-        core::iter::from_fn(move || {
-            let index = left.trailing_zeros() as usize;
-            left &= left.wrapping_sub(1);
-            Some((index, self.slots.get(index)?.as_ref()?))
-        })
+        self.order().iter().filter_map(|number| Some((usize::from(*number), self.slot(*number)?)))
     }
 }
 

@@ -47,7 +47,7 @@ fn requests_are_judged_as_kvm_did() {
     invalid(&mut slots, Region { memory_size: !4095, guest_phys_addr: 0, userspace_addr: 0, ..other });
     invalid(&mut slots, Region { guest_phys_addr: !4095, memory_size: 8192, ..other });
     invalid(&mut slots, Region { flags: 4, ..other });
-    invalid(&mut slots, Region { slot: 32, ..other });
+    invalid(&mut slots, Region { slot: SLOTS as u32, ..other });
     invalid(&mut slots, Region { slot: 1 << 16 | 3, ..base });
     invalid(&mut slots, Region { memory_size: 0, ..other }); // deletes what is not there
     invalid(&mut slots, Region { memory_size: 2 * MIB, ..base });
@@ -125,8 +125,8 @@ fn there_is_no_log_of_what_is_no_slot_or_is_not_logged() {
         (0, Err(NoLog::Off)),
         (1, Ok(1)),
         (2, Err(NoLog::Off)),
-        (31, Err(NoLog::Off)),
-        (32, Err(NoLog::Number)),
+        (SLOTS as u32 - 1, Err(NoLog::Off)),
+        (SLOTS as u32, Err(NoLog::Number)),
         (1 << 16 | 1, Err(NoLog::Number)),
         (u32::MAX, Err(NoLog::Number)),
     ] {
@@ -161,9 +161,11 @@ fn blocks_need_a_whole_block_in_the_slot_and_equal_borders() {
     assert!(!block(&slots, 0xa020_0000), "not congruent");
 }
 
+const NUMBERS: [u32; 5] = [0, 1, 2, 32, SLOTS as u32 - 1];
+
 /// Small numbers that collide often, in pages.
 fn request() -> impl Strategy<Value = Region> {
-    (0u32..4, 0u32..4, 0u64..12, 0u64..5, 0u64..12)
+    (prop::sample::select(&NUMBERS[..]), 0u32..4, 0u64..12, 0u64..5, 0u64..12)
         .prop_map(|(slot, flags, ipa, pages, hva)| region(slot, flags, ipa * PAGE, pages * PAGE, hva * PAGE))
 }
 
@@ -179,6 +181,8 @@ proptest! {
                     _ => drop(model.insert(request.slot, request)),
                 }
             }
+            prop_assert_eq!(slots.end(), model.keys().last().map_or(0, |last| *last as usize + 1));
+            prop_assert_eq!(slots.iter().count(), model.len());
             for ipa in 0..20 * PAGE {
                 if ipa % 1024 != 0 {
                     continue;
@@ -194,15 +198,15 @@ proptest! {
             }
             for hva in 0..20u32 {
                 let range = HostVirt::new(hva * 4096)..HostVirt::new((hva + 1) * 4096);
-                for index in 0..4 {
-                    let slot = model.get(&(index as u32)).filter(|slot| {
+                for index in NUMBERS {
+                    let slot = model.get(&index).filter(|slot| {
                         (slot.userspace_addr..slot.userspace_addr + slot.memory_size).contains(&u64::from(range.start.get()))
                     });
                     let expected = slot.map(|slot| {
                         let ipa = u64::from(range.start.get()) - slot.userspace_addr + slot.guest_phys_addr;
                         (range.start, IpaRange::new(Ipa::new(ipa), PAGE))
                     });
-                    prop_assert_eq!(slots.overlap(index, &range), expected);
+                    prop_assert_eq!(slots.overlap(index as usize, &range), expected);
                 }
             }
         }
@@ -213,8 +217,8 @@ proptest! {
         let mut slots = Slots::new(&fake::Host::new()).unwrap();
         for region in [
             region(slot, flags, ipa, bytes, hva),
-            region(slot % 32, flags % 4, ipa & !4095, bytes & !4095, hva & !4095),
-            region(slot % 32, flags % 4, ipa & !4095 & ((1 << 41) - 1), bytes & 0x7fff_f000, hva & 0x7fff_f000),
+            region(slot % SLOTS as u32, flags % 4, ipa & !4095, bytes & !4095, hva & !4095),
+            region(slot % SLOTS as u32, flags % 4, ipa & !4095 & ((1 << 41) - 1), bytes & 0x7fff_f000, hva & 0x7fff_f000),
         ] {
             let _any_answer = set(&mut slots, region);
         }
