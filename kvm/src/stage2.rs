@@ -107,11 +107,6 @@ impl Flush {
     pub const fn is_owed(self) -> bool {
         self.0
     }
-
-    /// One for both.
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 || other.0)
-    }
 }
 
 /// What a flush leaves to do once the lock is left. Dropping it does it.

@@ -125,21 +125,28 @@ impl<H: Host> GuestMemory<H> {
         let mut state = self.state.lock();
         let State { slots, stage2, .. } = &mut *state;
         let Ok(log) = slots.dirty_log(slot) else { return };
-        let mut flush = Flush::NONE;
-        for (index, (wanted, word)) in (first..).zip(piece.iter_mut().zip(log.bitmap.iter_mut().skip(first))) {
+        for (wanted, word) in piece.iter_mut().zip(log.bitmap.iter_mut().skip(first)) {
             *wanted &= *word;
             *word &= !*wanted;
-            for (bit, count) in runs(*wanted) {
-                let page = index.saturating_mul(BITS).saturating_add(bit) as u64;
-                let start = log.ipa.get().saturating_add(page.saturating_mul(PAGE));
-                let mut range = IpaRange::new(Ipa::new(start), PAGE.saturating_mul(count as u64));
-                // One call is enough: 32 pages are those of two entries of level 2 at most.
-                flush = flush.and(stage2.write_protect(&mut range));
-            }
         }
+        if piece.iter().all(|word| *word == 0) {
+            return;
+        }
+        let bytes = |pages: usize| (pages as u64).saturating_mul(PAGE);
+        let start = log.ipa.get().saturating_add(bytes(first.saturating_mul(BITS)));
+        let mut range = IpaRange::new(Ipa::new(start), bytes(piece.len().saturating_mul(BITS)));
+        // One call is enough: a piece's pages are those of nine entries of level 2 at most.
+        let flush = stage2.write_protect_some(&mut range, |page| {
+            let page = (page.get().wrapping_sub(start) / PAGE) as usize;
+            piece.get(page / BITS).is_some_and(|word| word >> (page % BITS) & 1 != 0)
+        });
         let unfinished = stage2.flush(flush, &self.vmid);
         drop(state);
         unfinished.finish();
+        if flush == Flush::NONE {
+            // Whoever took the right before may not be through with its flush.
+            self.host.complete_flush();
+        }
     }
 
     /// Does `work` to the words of a log from `first` on, under the lock.
@@ -150,16 +157,6 @@ impl<H: Host> GuestMemory<H> {
             work(words);
         }
     }
-}
-
-/// The runs of ones in a word: where each begins, and how long it is.
-fn runs(mut word: u32) -> impl Iterator<Item = (usize, usize)> {
-    core::iter::from_fn(move || {
-        let start = word.trailing_zeros();
-        let length = word.checked_shr(start)?.trailing_ones();
-        word &= u32::MAX.checked_shl(start.saturating_add(length)).unwrap_or(0);
-        Some((start as usize, length as usize))
-    })
 }
 
 #[cfg(test)]

@@ -61,27 +61,55 @@ impl IpaRange {
     }
 }
 
+/// What became of entries, the greater the more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    Nothing,
+    /// Some are other than they were, and still map.
+    Changed,
+    /// Some map nothing any more.
+    Unmapped,
+}
+
+impl Effect {
+    fn of(old: Stage2Descriptor, new: Stage2Descriptor) -> Self {
+        match (old == new, new.is_valid()) {
+            (true, _) => Self::Nothing,
+            (false, true) => Self::Changed,
+            (false, false) => Self::Unmapped,
+        }
+    }
+}
+
 impl<H: Host> Stage2<H> {
     /// Unmaps the first part of `range`, which is left with the rest.
     pub fn unmap(&mut self, range: &mut IpaRange) -> Flush {
-        self.change(range, |_| Stage2Descriptor::INVALID)
+        self.change(range, |_, _| Stage2Descriptor::INVALID)
     }
 
     /// Takes the right to write from the first part of `range`.
     pub fn write_protect(&mut self, range: &mut IpaRange) -> Flush {
-        self.change(range, |leaf| leaf.with_access(Stage2Access { write: false, ..leaf.access() }))
+        self.write_protect_some(range, |_| true)
+    }
+
+    /// Takes the right to write from pages in the first part of `range` that are `wanted`, and from all blocks in it.
+    pub fn write_protect_some(&mut self, range: &mut IpaRange, wanted: impl Fn(Ipa) -> bool) -> Flush {
+        self.change(range, |page, leaf| match page {
+            Some(page) if !wanted(page) => leaf,
+            _ => leaf.with_access(Stage2Access { write: false, ..leaf.access() }),
+        })
     }
 
     /// Clears the access flags in the first part of `range`. The flush is owed only where the next access must be seen; so
     /// is what tells whether any flag was set.
     pub fn clear_accessed(&mut self, range: &mut IpaRange) -> Flush {
-        self.change(range, |leaf| leaf.with_accessed(false))
+        self.change(range, |_, leaf| leaf.with_accessed(false))
     }
 
     /// Whether an access flag is set in the first part of `range`.
     pub fn test_accessed(&mut self, range: &mut IpaRange) -> bool {
         let mut accessed = false;
-        let Flush(_unchanged) = self.change(range, |leaf| {
+        let Flush(_unchanged) = self.change(range, |_, leaf| {
             accessed |= leaf.accessed();
             leaf
         });
@@ -111,13 +139,13 @@ impl<H: Host> Stage2<H> {
     /// be one again when the guest touches it next.
     pub fn unmap_split_blocks(&mut self, range: &mut IpaRange) -> Flush {
         self.each_second(range, |stage2, second, rest| {
-            let Decoded::Table(third) = second.read().decode(Level::Two) else { return false };
+            let Decoded::Table(third) = second.read().decode(Level::Two) else { return Effect::Nothing };
             if !rest.holds_first(Level::Two) || !stage2.is_split_block(third) {
-                return false;
+                return Effect::Nothing;
             }
             second.write(&stage2.host, Stage2Descriptor::INVALID);
             stage2.retire(third);
-            true
+            Effect::Unmapped
         })
     }
 
@@ -137,30 +165,40 @@ impl<H: Host> Stage2<H> {
             && leaves.all(|leaf| leaf == (base, memory))
     }
 
-    /// Puts `change` of each leaf in its place. It may invalidate a leaf or change its rights, flags and software bits.
-    fn change(&mut self, range: &mut IpaRange, mut change: impl FnMut(Stage2Descriptor) -> Stage2Descriptor) -> Flush {
+    /// Puts `change` of each leaf in its place; it is told the address of a page, and `None` for a block. It may invalidate a leaf or
+    /// change its rights, flags and software bits.
+    fn change(
+        &mut self,
+        range: &mut IpaRange,
+        mut change: impl FnMut(Option<Ipa>, Stage2Descriptor) -> Stage2Descriptor,
+    ) -> Flush {
         self.each_second(range, |stage2, second, rest| match second.read().decode(Level::Two) {
             Decoded::Leaf(_) => {
-                let (old, new) = (second.read(), change(second.read()));
+                let old = second.read();
+                let new = change(None, old);
                 if old != new {
                     second.write(&stage2.host, new);
                 }
-                old != new
+                Effect::of(old, new)
             }
             Decoded::Table(third) => {
-                let changed = stage2.change_pages(third, rest, &mut change);
-                if changed {
+                let effect = stage2.change_pages(third, rest, &mut change);
+                if effect == Effect::Unmapped {
                     stage2.unlink_if_empty(second);
                 }
-                changed
+                effect
             }
-            Decoded::Invalid | Decoded::Reserved => false,
+            Decoded::Invalid | Decoded::Reserved => Effect::Nothing,
         })
     }
 
     /// Calls `step` with the entries of level 2 in the first part of `range`, and with what is left of the range from each on. It says
-    /// whether it changed something.
-    fn each_second(&mut self, range: &mut IpaRange, mut step: impl FnMut(&Self, Entry<'_>, IpaRange) -> bool) -> Flush {
+    /// what it did.
+    fn each_second(
+        &mut self,
+        range: &mut IpaRange,
+        mut step: impl FnMut(&Self, Entry<'_>, IpaRange) -> Effect,
+    ) -> Flush {
         let mut changed = false;
         for _ in 0..STEPS {
             let Some(at) = range.first() else { break };
@@ -169,8 +207,9 @@ impl<H: Host> Stage2<H> {
                 range.skip(Level::One);
                 continue;
             };
-            if step(self, second, *range) {
-                changed = true;
+            let effect = step(self, second, *range);
+            changed |= effect != Effect::Nothing;
+            if effect == Effect::Unmapped {
                 self.unlink_if_empty(first);
             }
             range.skip(Level::Two);
@@ -183,28 +222,29 @@ impl<H: Host> Stage2<H> {
         &self,
         table: HostPhys,
         range: IpaRange,
-        change: &mut impl FnMut(Stage2Descriptor) -> Stage2Descriptor,
-    ) -> bool {
+        change: &mut impl FnMut(Option<Ipa>, Stage2Descriptor) -> Stage2Descriptor,
+    ) -> Effect {
         let table = self.host.table(TablePhys::from_page(table));
         let from = Level::Three.stage2_index(Ipa::new(range.start));
         let pages = (range.end.saturating_sub(range.start) / PAGE_SIZE as u64).min(ENTRIES as u64) as usize;
-        let mut changed = false;
-        for index in from..from.saturating_add(pages).min(ENTRIES) {
+        let mut effect = Effect::Nothing;
+        let addresses = (range.start..).step_by(PAGE_SIZE);
+        for (index, at) in (from..from.saturating_add(pages).min(ENTRIES)).zip(addresses) {
             let entry = Entry { table, index, level: Level::Three };
             let old = entry.read();
             if !old.is_valid() {
                 continue;
             }
-            let new = change(old);
+            let new = change(Some(Ipa::new(at)), old);
             if new != old {
                 entry.store(new);
-                changed = true;
             }
+            effect = effect.max(Effect::of(old, new));
         }
-        if changed {
+        if effect != Effect::Nothing {
             self.host.publish(table);
         }
-        changed
+        effect
     }
 
     /// Cuts off the table that `entry` leads to if it maps nothing.
