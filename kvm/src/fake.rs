@@ -490,6 +490,12 @@ impl host::Host for Host {
     }
 
     fn clean_to_poc(&self, phys: HostPhys, bytes: usize) {
+        let cleaned = phys.get()..phys.get() + bytes as u64;
+        let of_device = |page: &Resolved| page.device && cleaned.contains(&page.phys.get());
+        assert!(
+            !open(&self.0.process).values().flatten().any(of_device),
+            "a device is in no cache, and has no page to map"
+        );
         self.event(Event::Clean(phys, bytes));
     }
 

@@ -203,7 +203,7 @@ pub trait Host: Cpus + Clone {
     /// Copies from the calling process's memory, faulting it in. False: not all of it is there to be read. May sleep.
     fn read_process(&self, at: HostVirt, to: &mut [u8]) -> bool;
     /// Cleans and invalidates the data caches to the point of coherency over `bytes` from `phys`, for a guest that may run
-    /// with caches off. Highmem included. Never sleeps.
+    /// with caches off. Highmem included, devices not: they are in no cache, and the kernel has no page for them. Never sleeps.
     fn clean_to_poc(&self, phys: HostPhys, bytes: usize);
     /// Invalidates all instruction caches and branch predictors, inner shareable. Never sleeps.
     fn invalidate_icache(&self);

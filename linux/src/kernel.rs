@@ -197,7 +197,7 @@ impl Host for Kernel {
             let Some(at) = phys.checked_add((page * PAGE_SIZE) as u64) else {
                 return;
             };
-            // SAFETY: a page that was resolved from a process's memory has a struct page; mapped for the loop's body.
+            // SAFETY: a page of a process's memory that is no device has a struct page; mapped for the loop's body.
             unsafe {
                 let mapped = ffi::ws_map_page(at.get());
                 cache::clean_invalidate_to_poc(mapped.cast(), PAGE_SIZE);

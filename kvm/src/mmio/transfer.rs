@@ -107,6 +107,9 @@ fn read<H: Host>(
     let (at, _) = memory.host_address(fault_ipa(page, address))?;
     if !caches_are_on(context) {
         let resolved = host.resolve(at, false).ok()?;
+        if resolved.device {
+            return None; // a device by now, which holds no instructions and is in no cache
+        }
         host.clean_to_poc(resolved.phys, PAGE_SIZE);
     }
     host.read_process(at, to).then_some(())

@@ -233,6 +233,11 @@ fn a_guest_without_caches_wrote_past_them() {
     context.exit.code = [hpfar(Ipa::new(RAM)); 2];
     assert_eq!(fetch(&memory.host, &memory.memory, &context), Some(Opcode::Arm(0x0403_0201)));
     assert_eq!(memory.host.take_events(), [fake::Event::Clean(HostPhys::new(0x9000_0000), 4096)]);
+    // The process may have put a device there since: no memory of the kernel's, and in no cache.
+    let device = crate::host::Resolved { phys: HostPhys::new(0x900_0000), writable: true, block: false, device: true };
+    memory.host.set_page(HVA, Ok(device));
+    assert_eq!(fetch(&memory.host, &memory.memory, &context), None);
+    assert_eq!(memory.host.take_events(), []);
 }
 
 /// An encoding that may be a load or store, or close to one, and the CPSR to decode it by.
