@@ -323,7 +323,7 @@ fn traced_caches() -> Verdict {
     vcpu.expect_off()?;
     trace.shows(&[
         "kvm_emulate_cp15_imp: Implementation defined CP15: mcr\tp15, 0, r0, c1, c0, 0".into(),
-        "kvm_toggle_cache: VM op at 0x0010002c (cache was off, now on)".into(),
+        "kvm_toggle_cache: VM op at 0x000000000010002c (cache was off, now on)".into(),
     ])?;
     // QEMU's Armv7 cores do not trap maintenance by set and way; its Armv8 cores do, and so does all hardware.
     let set_way = "kvm_emulate_cp15_imp: Implementation defined CP15: mcr\tp15, 0, r0, c7, c14, 2";
@@ -333,7 +333,11 @@ fn traced_caches() -> Verdict {
     if !traps {
         return Ok(());
     }
-    trace.shows(&[set_way.into(), "kvm_set_way_flush: S/W flush at 0x0010003c (cache on)".into(), set_way.into()])?;
+    trace.shows(&[
+        set_way.into(),
+        "kvm_set_way_flush: S/W flush at 0x000000000010003c (cache on)".into(),
+        set_way.into(),
+    ])?;
     let flushes = trace.lines()?.iter().filter(|line| line.starts_with("kvm_set_way_flush")).count();
     equal(flushes, 1, "flushes for a run of maintenance")
 }
@@ -379,7 +383,7 @@ fn traced_interrupts() -> Verdict {
     machine.vm.give(KVM_IRQ_LINE, &mut IrqLevel { irq: spi, level: 1 }).succeeds("KVM_IRQ_LINE")?;
     vcpu.expect_write(DEVICE, 4, DEVICE)?;
     trace.shows(&[
-        "kvm_irq_line: Inject SPI interrupt (1), vcpu->idx: 0, num: 40, level: 1".into(),
+        "kvm_irq_line: Inject VGIC SPI interrupt (1), vcpu->idx: 0, num: 40, level: 1".into(),
         "vgic_update_irq_pending: VCPU: 0, IRQ 40, level: 1".into(),
         "kvm_timer_update_irq: VCPU: 0, IRQ 27, level 1".into(),
         "vgic_update_irq_pending: VCPU: 0, IRQ 27, level: 1".into(),

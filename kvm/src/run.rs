@@ -423,7 +423,8 @@ impl<H: Host> Run<'_, H> {
     fn note_cp15_wide(&self, access: &WideRegisterAccess) {
         trace::note(&self.hypervisor.host, Kind::Cp15, || {
             let (opc1, rt, crm) = (access.op.opc1.into(), access.rt.index() as u64, access.op.crm.into());
-            Event::Cp15 { opc1, rt, crn: 0, crm, opc2: 0, write: access.write.into() }
+            // KVM decoded MCRR's one CR field as CRn.
+            Event::Cp15 { opc1, rt, crn: crm, crm: 0, opc2: 0, write: access.write.into() }
         });
     }
 

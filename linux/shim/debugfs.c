@@ -25,9 +25,9 @@ struct vm_seen {
 	struct vm_figure figures[];
 };
 
-static struct dentry *top;
+static struct dentry *top; /* NULL: nothing is shown yet, or any more */
 static LIST_HEAD(vms_seen);
-static DEFINE_MUTEX(seen_lock); /* guards vms_seen and the names of folders */
+static DEFINE_MUTEX(seen_lock); /* guards all of these, and the names of folders */
 
 static int vm_figure_get(void *data, u64 *value)
 {
@@ -109,7 +109,7 @@ int ws_debugfs_add(void *vm, int fd, void **place)
 	seen->vm = vm;
 	snprintf(own_name, sizeof(own_name), "%d-%d", task_pid_nr(current), fd);
 	mutex_lock(&seen_lock);
-	seen->folder = folder(own_name, top);
+	seen->folder = top ? folder(own_name, top) : ERR_PTR(-ENOENT);
 	list_add_tail(&seen->list, &vms_seen);
 	mutex_unlock(&seen_lock);
 	for (i = 0; i < count; i++) {
@@ -130,24 +130,30 @@ void ws_debugfs_remove(void *place)
 
 	mutex_lock(&seen_lock);
 	list_del(&seen->list);
-	mutex_unlock(&seen_lock);
+	/* Waits for those who read its files, who take no lock of ours. */
 	if (!IS_ERR(seen->folder))
 		debugfs_remove_recursive(seen->folder);
+	mutex_unlock(&seen_lock);
 	kfree(seen);
 }
 
+/* Comes last when the module is loaded: an open file keeps it from being unloaded, but not from failing to load. */
 void ws_debugfs_start(void)
 {
 	unsigned long i;
 	const char *name;
 
+	mutex_lock(&seen_lock);
 	top = folder("kvm", NULL);
 	for (i = 0; !IS_ERR(top) && (name = ws_rust_statistic_name(i)); i++)
 		debugfs_create_file_unsafe(name, 0644, top, (void *)i, &sum_operations);
+	mutex_unlock(&seen_lock);
 }
 
+/* No VM is left, and nobody makes one any more. */
 void ws_debugfs_stop(void)
 {
-	if (!IS_ERR(top))
+	if (!IS_ERR_OR_NULL(top))
 		debugfs_remove_recursive(top);
+	top = NULL;
 }

@@ -139,7 +139,7 @@ WS_TRACE_EVENT(kvm_irq_line,
 		__entry->level = level;
 	),
 	TP_printk("Inject %s interrupt (%d), vcpu->idx: %d, num: %d, level: %d",
-		  __print_symbolic(__entry->type, { 0, "CPU" }, { 1, "SPI" }, { 2, "PPI" }),
+		  __print_symbolic(__entry->type, { 0, "CPU" }, { 1, "VGIC SPI" }, { 2, "VGIC PPI" }),
 		  __entry->type, __entry->vcpu_idx, __entry->irq_num, __entry->level)
 );
 
@@ -223,7 +223,7 @@ WS_TRACE_EVENT(kvm_set_way_flush,
 		__entry->vcpu_pc = vcpu_pc;
 		__entry->cache = cache;
 	),
-	TP_printk("S/W flush at 0x%08lx (cache %s)", __entry->vcpu_pc, __entry->cache ? "on" : "off")
+	TP_printk("S/W flush at 0x%016lx (cache %s)", __entry->vcpu_pc, __entry->cache ? "on" : "off")
 );
 
 WS_TRACE_EVENT(kvm_toggle_cache,
@@ -239,7 +239,7 @@ WS_TRACE_EVENT(kvm_toggle_cache,
 		__entry->was = was;
 		__entry->now = now;
 	),
-	TP_printk("VM op at 0x%08lx (cache was %s, now %s)",
+	TP_printk("VM op at 0x%016lx (cache was %s, now %s)",
 		  __entry->vcpu_pc, __entry->was ? "on" : "off", __entry->now ? "on" : "off")
 );
 

@@ -40,18 +40,16 @@ enum Step {
     HypPrepared,
     InterruptsRequested,
     CpusTaken,
-    FiguresShown,
     DeviceThere,
 }
 
 fn undo_from(step: Step) {
     if step >= Step::DeviceThere {
-        // SAFETY: registered.
-        unsafe { ffi::ws_device_unregister() };
-    }
-    if step >= Step::FiguresShown {
-        // SAFETY: started; no VM is left.
-        unsafe { ffi::ws_debugfs_stop() };
+        // SAFETY: registered, and the figures are shown; no VM is left.
+        unsafe {
+            ffi::ws_device_unregister();
+            ffi::ws_debugfs_stop();
+        }
     }
     if step >= Step::CpusTaken {
         // SAFETY: registered. Gives Hyp mode back on every CPU.
@@ -100,13 +98,13 @@ fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
 
     // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
     Errno::check(unsafe { ffi::ws_cpu_events_register() }).map_err(failed(Step::InterruptsRequested))?;
-    // SAFETY: once. There are no VMs yet.
-    unsafe { ffi::ws_debugfs_start() };
     // SAFETY: all that /dev/kvm's operations need is there.
     if let Err(error) = Errno::check(unsafe { ffi::ws_device_register() }) {
         crate::error!("/dev/kvm cannot be registered ({}): does another driver own it?", error.get());
-        return Err((Step::FiguresShown, error));
+        return Err((Step::CpusTaken, error));
     }
+    // SAFETY: once. Nothing fails any more.
+    unsafe { ffi::ws_debugfs_start() };
     if let Ok(hardware) = hardware() {
         crate::info!("{}", HardwareLine(hardware));
     }
