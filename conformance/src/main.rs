@@ -9,6 +9,7 @@
 //! memory slot ([`code`]). All `unsafe` is in [`sys`] and [`memory_map`], which make KVM's calls and the process's memory safe to use.
 
 mod aborts;
+mod allocation;
 mod backings;
 mod code;
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
@@ -95,6 +96,7 @@ const TOPICS: &[Topic] = &[
     ("memory races", memory_races::CASES),
     ("backings", backings::CASES),
     ("observed", observed::CASES),
+    ("allocation", allocation::CASES),
     ("lifetimes", lifetimes::CASES),
 ];
 

@@ -307,6 +307,14 @@ impl<H: Host> Vm<H> {
         Ok(())
     }
 
+    /// Undoes [`Self::create_irqchip`] for one that the process got no handle of, unless it is in use all the same.
+    pub fn forget_irqchip(&self) {
+        let mut irqchip = self.irqchip.lock();
+        if irqchip.vgic.is_none() {
+            (irqchip.wanted, irqchip.nr_irqs, irqchip.dist, irqchip.cpu) = (false, None, None, None);
+        }
+    }
+
     /// Whether the VM has an interrupt controller.
     pub fn has_irqchip(&self) -> bool {
         self.irqchip.lock().wanted

@@ -264,3 +264,16 @@ fn firmware_tells_what_the_core_needs() {
         assert_eq!(vm.firmware().version, Version::V0_2);
     }
 }
+
+#[test]
+fn an_interrupt_controller_that_nobody_got_can_be_asked_for_again() {
+    let machine = Machine::bare(1);
+    machine.vm.create_irqchip().unwrap();
+    machine.vm.set_irqchip_address(Region::Distributor, DIST).unwrap();
+    machine.vm.forget_irqchip();
+    assert_eq!(machine.vm.irqchip_address(Region::Distributor), Err(IrqchipError::Missing));
+    machine.add_irqchip();
+    // One that is made stays.
+    machine.vm.forget_irqchip();
+    assert_eq!(machine.vm.create_irqchip(), Err(IrqchipError::Exists));
+}

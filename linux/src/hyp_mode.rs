@@ -26,7 +26,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hyp_abi::image::{ABI, Call, ImageHeader, PanicRecord, TRAMPOLINE_PARAMETERS, TrampolineParameters};
 use hyp_abi::layout::{self, MAX_CPUS};
 use kvm::host::Lock;
-use kvm::hyp_map::{HypMap, Kind};
+use kvm::hyp_map::{HypMap, HypMapError, Kind};
 
 /// The Hyp image, as `cargo xtask build` linked and flattened it.
 static IMAGE: &[u8] = include_bytes!(env!("WORLDSWITCH_HYP_IMAGE"));
@@ -115,13 +115,16 @@ impl HypMode {
             crate::error!("the trampoline's page lies above 4 GiB, where it cannot be entered with the MMU off");
             Errno::ENOSPC
         })?;
-        if map.map(at, trampoline.phys(), 1, Kind::Text).is_err() {
-            crate::error!(
-                "the trampoline's page at {:#x} collides with Hyp mode's own addresses: load again",
-                at.get()
-            );
-            return Err(Errno::ENOSPC);
-        }
+        map.map(at, trampoline.phys(), 1, Kind::Text).map_err(|error| match error {
+            HypMapError::OutOfMemory => Errno::ENOMEM,
+            HypMapError::Overlap | HypMapError::Unmappable => {
+                crate::error!(
+                    "the trampoline's page at {:#x} collides with Hyp mode's own addresses: load again",
+                    at.get()
+                );
+                Errno::ENOSPC
+            }
+        })?;
         let code = (header.trampoline - layout::IMAGE_BASE) as usize;
         trampoline.fill(0, IMAGE.get(code..code + TRAMPOLINE_PARAMETERS).unwrap_or(&[]));
         let parameters = TrampolineParameters {

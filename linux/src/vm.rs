@@ -226,7 +226,7 @@ fn create_device(object: &Shared<VmObject>, argument: UserAddress) -> Result<i32
         return Ok(0);
     }
     object.vm.create_irqchip()?;
-    let fd = device::create(object)?;
+    let fd = device::create(object).inspect_err(|_| object.vm.forget_irqchip())?;
     request.fd = fd as u32;
     argument.write(&request)?;
     Ok(0)

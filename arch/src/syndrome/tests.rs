@@ -172,7 +172,7 @@ fn decoding_is_total() {
     }
 }
 
-/// All 2^32 words: `cargo test --release -p worldswitch-arch -- --ignored` (some ten seconds).
+/// All 2^32 words, some twenty seconds in a release build; `cargo xtask test` has it.
 #[test]
 #[ignore = "4 billion words: minutes in a debug build"]
 fn decoding_is_total_for_every_word() {

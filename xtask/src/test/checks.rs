@@ -33,6 +33,9 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
     });
     unit_tests(layout, "unit tests", host_cargo(layout, &["test", "--no-fail-fast"]), tally);
     unit_tests(layout, "unit tests under loom", loom_cargo(layout), tally);
+    let mut every_value = host_cargo(layout, &["test", "--release", "--package", "worldswitch-arch", "--lib"]);
+    every_value.args(["--", "--ignored"]);
+    unit_tests(layout, "unit tests with all values of a word", every_value, tally);
 
     // The builds come before clippy for Arm: the module's crate embeds the Hyp image.
     for choice in setup::default_kernels() {
@@ -94,6 +97,30 @@ fn loom_cargo(layout: &Layout) -> Command {
     let mut command = cargo_into(layout, &apart, &["test", "--package", "worldswitch-kvm", "--lib", "loom_tests"]);
     command.env("RUSTFLAGS", "--cfg loom");
     command
+}
+
+/// Which of `kvm`'s tests Miri runs: those of which none takes it minutes.
+const UNDER_MIRI: [&str; 3] = ["psci::tests", "run::event_tests", "vgic::register_tests"];
+
+/// Runs some of `kvm`'s tests under Miri, where a nightly compiler has it.
+pub fn under_miri(layout: &Layout, tally: &mut Tally) {
+    // By name: this is for rustup, which knows of toolchains; CARGO names one toolchain's.
+    let miri = || {
+        let mut command = Command::new("cargo");
+        command.args(["+nightly", "miri"]).current_dir(&layout.root);
+        command
+    };
+    let answer = miri().arg("--version").output();
+    if !answer.is_ok_and(|answer| answer.status.success()) {
+        crate::progress("skipped: unit tests under Miri (`rustup +nightly component add miri rust-src` installs it)");
+        return;
+    }
+    let mut command = miri();
+    command.args(["test", "--package", "worldswitch-kvm", "--lib", "--target-dir"]);
+    command.arg(layout.cargo_target.join("miri")).arg("--").args(UNDER_MIRI);
+    // Properties read the clock and the files of failures before; two cases of each have to do.
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "2");
+    unit_tests(layout, "unit tests under Miri", command, tally);
 }
 
 /// Unit tests, by `cargo`: each test counts.

@@ -91,6 +91,9 @@ pub fn run(layout: &Layout, command: &TestCommand) -> Result<u8> {
     if command.boots.is_empty() {
         checks::run(layout, &mut tally);
     }
+    if command.boots.is_empty() && !command.no_qemu {
+        checks::under_miri(layout, &mut tally);
+    }
     if !command.no_qemu {
         for boot in &boots {
             boot::run(layout, boot, &mut tally);

@@ -83,6 +83,22 @@ const RELOAD: Test = Test::of(
 )
 .within(300);
 
+const LOAD_WITHOUT_MEMORY: Test = Test::of(
+    "each allocation at load fails in turn: it does not load, for want of memory, until none fails",
+    "rmmod worldswitch || exit 1
+    n=1
+    until insmod /lib/worldswitch/worldswitch.ko fail_allocation=$n 2>/tmp/why; do
+        grep -q 'Out of memory\\|Cannot allocate memory' /tmp/why || { cat /tmp/why; exit 1; }
+        n=$((n + 1))
+    done
+    left=$(cat /sys/module/worldswitch/parameters/fail_allocation)
+    echo 0 >/sys/module/worldswitch/parameters/fail_allocation
+    echo $((n - 1)) allocations
+    [ $n -gt 20 ] && [ $left = 1 ] && bare first_light >/dev/null",
+)
+.within(300)
+.expecting(&[Says("allocations")]);
+
 /// All VMs' entries are looked at from here on, until the module is loaded anew.
 const CHECK_VMIDS: Test = Test::of(
     "entries into guests are checked for VMIDs of two VMs",
@@ -332,6 +348,7 @@ const DEFAULT_HOST: &[Test] = &[
     )
     .expecting(&[Report]),
     RELOAD,
+    LOAD_WITHOUT_MEMORY,
     Test::of(
         "what traps gets the same answers with those of Hyp mode turned off",
         "parameter=/sys/module/worldswitch/parameters/hyp_answers

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! No memory: each allocation that a call makes fails, one after the other. The call then says ENOMEM, and nothing has happened: the same
+//! call succeeds when there is memory again, and nothing is kept for it meanwhile.
+//!
+//! Which allocation fails is said by the module's parameter `fail_allocation`, so this is about the module only. A new call is a new
+//! entry in [`CALLS`].
+
+use std::fs;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use uapi::*;
+
+use crate::Case;
+use crate::code::Program;
+use crate::left_behind::{pages_in_use, users};
+use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, Vcpu, region, set_attribute};
+use crate::memory_map::{Memory, PAGE};
+use crate::sys::{Fd, process};
+use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
+
+/// The table.
+pub const CASES: &[Case] = &[
+    Case::of("each call for which there is no memory says so (ENOMEM), and succeeds when there is", each_call)
+        .within(300),
+    Case::of("calls for which there was no memory leave none behind", nothing_left).within(600),
+    Case::of("without a free descriptor, nothing is made (EMFILE)", no_descriptor),
+];
+
+/// The parameter.
+const FAIL: &str = "/sys/module/worldswitch/parameters/fail_allocation";
+
+fn set_fail(count: usize) -> Verdict {
+    fs::write(FAIL, count.to_string()).map_err(|error| Failure::new(format!("{FAIL}: {error}")))
+}
+
+/// Whether the allocation that was to fail has.
+fn has_failed() -> Result<bool, Failure> {
+    let left = fs::read_to_string(FAIL).map_err(|error| Failure::new(format!("{FAIL}: {error}")))?;
+    Ok(left.trim() == "0")
+}
+
+/// What a call works on, made anew for each of its allocations.
+struct Stage {
+    machine: Machine,
+    /// A page of the process's that no slot has.
+    spare: Memory,
+    vcpu: Arc<Vcpu>,
+    gic: Option<Fd>,
+    /// What calls made.
+    made: Vec<Fd>,
+}
+
+impl Stage {
+    /// A VM with memory, whose guest writes to a device, with a vCPU that was not run.
+    fn new() -> Result<Self, Failure> {
+        let mut program = Program::new();
+        program.set(1, DEVICE).str(1, 1, 0).power_off();
+        let machine = Machine::new(&program)?;
+        let vcpu = machine.vcpu(0)?;
+        Ok(Self { machine, spare: Memory::new(PAGE).succeeds("mmap")?, vcpu, gic: None, made: Vec::new() })
+    }
+
+    /// With a GIC, of which all is said, but which is not made yet.
+    fn with_gic() -> Result<Self, Failure> {
+        let mut stage = Self::new()?;
+        let gic = stage.machine.vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE")?;
+        for (kind, address) in [(KVM_VGIC_V2_ADDR_TYPE_DIST, GICD), (KVM_VGIC_V2_ADDR_TYPE_CPU, GICC)] {
+            set_attribute(&gic, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, address.into()).succeeds("the GIC's address")?;
+        }
+        stage.gic = Some(gic);
+        Ok(stage)
+    }
+
+    fn keep(&mut self, made: Result<Fd, Errno>) -> Result<(), Errno> {
+        self.made.push(made?);
+        Ok(())
+    }
+}
+
+/// A call that allocates.
+struct Call {
+    name: &'static str,
+    stage: fn() -> Result<Stage, Failure>,
+    call: fn(&mut Stage) -> Result<(), Errno>,
+    /// It allocates so many times at least, or this test does not see what it should.
+    allocations: usize,
+}
+
+const CALLS: &[Call] = &[
+    Call {
+        name: "KVM_CREATE_VM",
+        stage: Stage::new,
+        call: |stage| {
+            let made = stage.machine.kvm.create(KVM_CREATE_VM, 0);
+            stage.keep(made)
+        },
+        // Vcpus and their places, slots, two root tables, the object, the watch, what stands in debugfs, the file.
+        allocations: 16,
+    },
+    Call {
+        name: "KVM_CREATE_VCPU",
+        stage: Stage::new,
+        call: |stage| {
+            let made = stage.machine.vm.create(KVM_CREATE_VCPU, 1);
+            stage.keep(made)
+        },
+        allocations: 5,
+    },
+    Call {
+        name: "KVM_CREATE_DEVICE",
+        stage: Stage::new,
+        call: |stage| {
+            let made = stage.machine.vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2);
+            stage.keep(made)
+        },
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_DEV_ARM_VGIC_CTRL_INIT",
+        stage: Stage::with_gic,
+        call: |stage| {
+            let gic = stage.gic.as_ref().ok_or(Errno::EINVAL)?;
+            set_attribute(gic, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, 0).map(|_| ())
+        },
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_IRQ_LINE that makes the GIC",
+        stage: Stage::with_gic,
+        call: |stage| {
+            let irq = IrqLine::Spi { number: 40 }.encode();
+            stage.machine.vm.give(KVM_IRQ_LINE, &mut IrqLevel { irq, level: 1 }).map(|_| ())
+        },
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_SET_USER_MEMORY_REGION that logs",
+        stage: Stage::new,
+        call: |stage| {
+            let mut slot = region(1, u64::from(RAM) << 1, PAGE as u64, stage.spare.address(0));
+            slot.flags = KVM_MEM_LOG_DIRTY_PAGES;
+            stage.machine.vm.slot(&slot).map(|_| ())
+        },
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_RUN, the first",
+        stage: Stage::new,
+        call: |stage| expect_store(stage),
+        // Tables.
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_RUN that makes the GIC",
+        stage: Stage::with_gic,
+        call: |stage| expect_store(stage),
+        allocations: 4,
+    },
+];
+
+/// Runs the guest until its store, which is the only thing that it may come to.
+fn expect_store(stage: &Stage) -> Result<(), Errno> {
+    match stage.vcpu.run()? {
+        Exit::Mmio(Mmio { phys_addr, .. }) if phys_addr == DEVICE.into() => Ok(()),
+        _ => Err(Errno::EPROTO),
+    }
+}
+
+/// Has each allocation of a call fail. How many there were.
+fn each_allocation_of(call: &Call) -> Result<usize, Failure> {
+    for number in 1.. {
+        let what = format!("{}, allocation {number}", call.name);
+        let mut stage = (call.stage)()?;
+        let before = users()?;
+        set_fail(number)?;
+        let answer = (call.call)(&mut stage);
+        let failed = has_failed();
+        set_fail(0)?;
+        if !failed? {
+            answer.succeeds(format_args!("{what}, which it does not make"))?;
+            return Ok(number - 1);
+        }
+        answer.fails(Errno::ENOMEM, &what)?;
+        equal(users()?, before, format_args!("users of the module after {what}"))?;
+        (call.call)(&mut stage).succeeds(format_args!("the same after {what} has failed"))?;
+        holds(number < 1000, format_args!("{} ends", call.name))?;
+    }
+    Ok(0)
+}
+
+fn each_call() -> Verdict {
+    for call in CALLS {
+        let count = each_allocation_of(call)?;
+        holds(
+            count >= call.allocations,
+            format_args!("{} makes {} allocations; it made {count}", call.name, call.allocations),
+        )?;
+    }
+    Ok(())
+}
+
+/// Rounds that are looked at together: in each, each allocation fails once.
+const ROUNDS: i64 = 10;
+
+fn nothing_left() -> Verdict {
+    // Each in a process of its own, which takes its memory along.
+    let round = || {
+        let all = || CALLS.iter().try_for_each(|call| each_allocation_of(call).map(|_| ()));
+        let child = process(|| all().is_err().into()).succeeds("fork")?;
+        equal(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "a round's end")
+    };
+    round()?;
+    let mut growth = Vec::new();
+    for _ in 0..4 {
+        let before = pages_in_use()?;
+        (0..ROUNDS).try_for_each(|_| round())?;
+        growth.push(pages_in_use()? - before);
+    }
+    let least = growth.iter().copied().min().unwrap_or(0);
+    holds(least < ROUNDS, format_args!("{ROUNDS} rounds leave less than a page each; in turn they left {growth:?}"))
+}
+
+fn no_descriptor() -> Verdict {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let mut stage = Stage::new()?;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).succeeds("getrlimit")?;
+    let before = users()?;
+    for call in CALLS.iter().take(3) {
+        setrlimit(Resource::RLIMIT_NOFILE, 0, most).succeeds("setrlimit")?;
+        let answer = (call.call)(&mut stage);
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).succeeds("setrlimit")?;
+        answer.fails(Errno::EMFILE, call.name)?;
+        equal(users()?, before, format_args!("users of the module after {}", call.name))?;
+    }
+    CALLS.iter().take(3).try_for_each(|call| (call.call)(&mut stage).succeeds(call.name))
+}
