@@ -6,14 +6,17 @@
 //! entry in [`CALLS`].
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
+use crate::doorbells::eventfd;
 use crate::left_behind::{pages_in_use, users};
 use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, Vcpu, region, set_attribute};
 use crate::memory_map::{Memory, PAGE};
@@ -48,6 +51,7 @@ struct Stage {
     spare: Memory,
     vcpu: Arc<Vcpu>,
     gic: Option<Fd>,
+    event: EventFd,
     /// What calls made.
     made: Vec<Fd>,
 }
@@ -59,7 +63,14 @@ impl Stage {
         program.set(1, DEVICE).str(1, 1, 0).power_off();
         let machine = Machine::new(&program)?;
         let vcpu = machine.vcpu(0)?;
-        Ok(Self { machine, spare: Memory::new(PAGE).succeeds("mmap")?, vcpu, gic: None, made: Vec::new() })
+        Ok(Self {
+            machine,
+            spare: Memory::new(PAGE).succeeds("mmap")?,
+            vcpu,
+            gic: None,
+            event: eventfd(0)?,
+            made: Vec::new(),
+        })
     }
 
     /// With a GIC, of which all is said, but which is not made yet.
@@ -70,6 +81,13 @@ impl Stage {
             set_attribute(&gic, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, address.into()).succeeds("the GIC's address")?;
         }
         stage.gic = Some(gic);
+        Ok(stage)
+    }
+
+    /// With one that is made.
+    fn with_made_gic() -> Result<Self, Failure> {
+        let mut stage = Self::new()?;
+        stage.gic = Some(stage.machine.gic()?);
         Ok(stage)
     }
 
@@ -106,7 +124,7 @@ const CALLS: &[Call] = &[
             let made = stage.machine.vm.create(KVM_CREATE_VCPU, 1);
             stage.keep(made)
         },
-        allocations: 5,
+        allocations: 4,
     },
     Call {
         name: "KVM_CREATE_DEVICE",
@@ -157,6 +175,43 @@ const CALLS: &[Call] = &[
         stage: Stage::with_gic,
         call: |stage| expect_store(stage),
         allocations: 4,
+    },
+    Call {
+        name: "KVM_IRQFD",
+        stage: Stage::with_made_gic,
+        call: |stage| {
+            let fd = stage.event.as_raw_fd() as u32;
+            stage.machine.vm.give(KVM_IRQFD, &mut Irqfd { fd, gsi: 3, ..Default::default() }).map(|_| ())
+        },
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_IOEVENTFD",
+        stage: Stage::new,
+        call: |stage| {
+            let (addr, fd) = (DEVICE.into(), stage.event.as_raw_fd());
+            let mut doorbell = Ioeventfd { datamatch: 0, addr, len: 4, fd, flags: 0, pad: [0; 36] };
+            stage.machine.vm.give(KVM_IOEVENTFD, &mut doorbell).map(|_| ())
+        },
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_SET_GSI_ROUTING",
+        stage: Stage::new,
+        call: |stage| {
+            let entry = IrqRoutingEntry { gsi: 1, route_type: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            stage.machine.vm.set_routing(&[entry], 1, 0).map(|_| ())
+        },
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_REGISTER_COALESCED_MMIO",
+        stage: Stage::new,
+        call: |stage| {
+            let mut zone = CoalescedMmioZone { addr: DEVICE.into(), size: 4, pio: 0 };
+            stage.machine.vm.give(KVM_REGISTER_COALESCED_MMIO, &mut zone).map(|_| ())
+        },
+        allocations: 1,
     },
 ];
 

@@ -16,6 +16,7 @@
 //! Source: Documentation/virt/kvm/api.rst of Linux 5.6 (KVM_IRQFD).
 
 use crate::host::{EventFd, Host, Lock, OutOfMemory, Watch};
+use crate::trace::{Event, Kind, note};
 use crate::vgic::Queue;
 use crate::vm::Vm;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -160,6 +161,7 @@ impl<H: Host> Vm<H> {
         for gsi in ended.iter().filter_map(|intid| self.gsi_of(intid)) {
             let mut told = places.resamplers(gsi).peekable();
             if told.peek().is_some() {
+                note(self.memory.host(), Kind::AckIrq, || Event::AckIrq { irqchip: 0, pin: gsi.into() });
                 self.drive_gsi(gsi, &[false]);
             }
             told.for_each(EventFd::signal);

@@ -391,3 +391,11 @@ fn a_table_that_comes_before_the_interrupt_controller_does_not_stay() {
     machine.vm.irqfd_event(GSI, true);
     assert!(is_pending(&machine, SPI));
 }
+
+#[test]
+fn an_event_is_traced_as_an_interrupt() {
+    let machine = Machine::new(1);
+    machine.host.watch(1 << Kind::SetIrq as u32);
+    machine.vm.irqfd_event(3, true);
+    assert_eq!(machine.host.take_told(), [Event::SetIrq { gsi: 3, level: 1, source: 0 }]);
+}

@@ -42,6 +42,8 @@ impl<H: Host> Vm<H> {
         self.concerned.store(vgic.concerned().bits().into(), Ordering::Relaxed);
         drop(irqchip);
         for level in levels {
+            let (gsi, level_now) = (gsi.into(), (*level).into());
+            note(self.memory.host(), Kind::SetIrq, || Event::SetIrq { gsi, level: level_now, source: 0 });
             note(self.memory.host(), Kind::UpdatePending, || Event::UpdatePending {
                 vcpu: 0,
                 irq: intid.into(),
