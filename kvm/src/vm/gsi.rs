@@ -21,9 +21,12 @@ impl<H: Host> Vm<H> {
     ///
     /// As in KVM the interrupt controller brings its own table along when it is made, so one that comes earlier is only looked at.
     pub fn set_gsi_routing(&self, host: &H, entries: &[IrqRoutingEntry]) -> Result<(), RoutingError> {
-        let routing = Routing::new(host, entries)?;
+        let mut useless = Some(Routing::new(host, entries)?);
         let mut irqchip = self.irqchip.lock();
-        let _before = irqchip.vgic.is_some().then(|| irqchip.routing.replace(routing));
+        if irqchip.vgic.is_some() {
+            core::mem::swap(&mut irqchip.routing, &mut useless);
+        }
+        // What is freed may sleep: not under the lock.
         drop(irqchip);
         Ok(())
     }
