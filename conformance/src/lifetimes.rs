@@ -305,7 +305,7 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
 }
 
 /// A VM with two vCPUs, a GIC, eventfds of each kind and some memory, whose guest runs: what a process has when it dies.
-fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [EventFd; 3]), Failure> {
+fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [Vec<EventFd>; 3]), Failure> {
     let machine = Machine::over(memory, &counting())?;
     let vcpu = machine.vcpu(0)?;
     let _second = machine.vcpu(1)?;
@@ -315,16 +315,19 @@ fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [EventFd; 3]), Fa
 }
 
 /// Eventfds that are interrupts, plain and with one that is told of the end, and rung by stores; and a zone of such as are collected.
-fn give_events(machine: &Machine) -> Result<[EventFd; 3], Failure> {
-    let events = [doorbells::eventfd(1)?, doorbells::eventfd(1)?, doorbells::eventfd(0)?];
-    let [plain, resampling, end] = &events;
-    irqfd::assign(&machine.vm, plain, 1).succeeds("KVM_IRQFD")?;
-    irqfd::assign_resampling(&machine.vm, resampling, 2, end).succeeds("KVM_IRQFD")?;
-    for (addr, event) in (DEVICE..).step_by(4).zip(&events) {
+/// So many that one thing forgotten of each, the smallest that the kernel's heap has, is a page.
+fn give_events(machine: &Machine) -> Result<[Vec<EventFd>; 3], Failure> {
+    let some = || (0..32).map(|_| doorbells::eventfd(1)).collect::<Result<Vec<_>, _>>();
+    let [plain, resampling, ends] = [some()?, some()?, some()?];
+    for ((plain, resampling), end) in plain.iter().zip(&resampling).zip(&ends) {
+        irqfd::assign(&machine.vm, plain, 1).succeeds("KVM_IRQFD")?;
+        irqfd::assign_resampling(&machine.vm, resampling, 2, end).succeeds("KVM_IRQFD")?;
+    }
+    for (addr, event) in (DEVICE..).step_by(4).zip(plain.iter().zip(&ends).flat_map(|(one, other)| [one, other])) {
         doorbells::assign(&machine.vm, event, addr, 4, None).succeeds("KVM_IOEVENTFD")?;
     }
     doorbells::register(&machine.vm, DEVICE, 64).succeeds("KVM_REGISTER_COALESCED_MMIO")?;
-    Ok(events)
+    Ok([plain, resampling, ends])
 }
 
 fn killed() -> Verdict {
