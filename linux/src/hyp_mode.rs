@@ -393,6 +393,10 @@ extern "C" fn ws_rust_cpu_sleeps() {
 #[unsafe(no_mangle)]
 extern "C" fn ws_rust_cpu_wakes() {
     if WANTED.get(ffi::ws_cpu() as usize).is_some_and(|wanted| wanted.load(Ordering::Relaxed)) {
+        // Asleep, the kernel's own code had the stub to count on. Awake, nothing else would show that it had not.
+        if hyp_call::owner() == Owner::Worldswitch {
+            crate::error!("BUG: CPU {}: Hyp mode was not given back for a sleep", ffi::ws_cpu());
+        }
         // What failed is in the log; guests cannot run here then.
         let _ = take();
     }
