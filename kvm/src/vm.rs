@@ -480,6 +480,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Works with the interrupt controller, if it is made.
+    #[inline(always)]
     pub fn with_vgic<R>(&self, work: impl FnOnce(&mut VmVgic<H>) -> R) -> Option<R> {
         let mut irqchip = self.irqchip.lock();
         let vgic = irqchip.vgic.as_mut()?.first_mut()?.as_mut()?;

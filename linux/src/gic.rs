@@ -92,9 +92,13 @@ impl Gic {
             self.write(gich::LR0 + index as u32 * 4, register.raw());
         }
         if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
-            let before = filled.swap(interface.used as u32, Ordering::Relaxed) as usize;
-            for index in interface.used..before.min(self.list_registers.min(LIST_REGISTERS)) {
-                self.write(gich::LR0 + index as u32 * 4, 0);
+            // This CPU's alone, and interrupts are off: no exclusive access is needed.
+            let before = filled.load(Ordering::Relaxed) as usize;
+            filled.store(interface.used as u32, Ordering::Relaxed);
+            if interface.used < before {
+                for index in interface.used..before.min(self.list_registers.min(LIST_REGISTERS)) {
+                    self.write(gich::LR0 + index as u32 * 4, 0);
+                }
             }
         }
         self.write(gich::HCR, interface.hcr);

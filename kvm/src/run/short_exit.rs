@@ -65,8 +65,11 @@ impl<H: Host> Run<'_, H> {
     #[inline(never)]
     pub(super) fn answer_at_once(&mut self) -> AtOnce {
         let hsr = self.state.context.exit.hsr;
-        let answered = match syndrome::exception_class(hsr) {
-            syndrome::DATA_ABORT => return self.distributor_at_once(hsr),
+        let class = syndrome::exception_class(hsr);
+        if class == syndrome::DATA_ABORT {
+            return self.distributor_at_once(hsr);
+        }
+        let answered = match class {
             syndrome::HVC => self.hypercall_at_once(),
             _ => self.register_at_once(hsr),
         };
@@ -124,54 +127,74 @@ impl<H: Host> Run<'_, H> {
         {
             return AtOnce::NotAnswered;
         }
-        let (number, host, timer) = (self.number, &self.hypervisor.host, self.vm.timer_ppis.virtual_timer());
-        let interface = &mut self.state.cpu_interface;
-        let ended = &mut self.state.ended;
-        let (kicks, in_flight) = if interface.is_in_use() {
-            host.store_cpu_interface(interface);
-            let done = self.vm.with_vgic(|vgic| {
-                // A request for an SGI is noted beside what the registers hold, as another vCPU's would be. The last one, which
-                // the guest has probably ended, then leaves no queue only to stand in it again.
-                let first = write && offset == gicd::SGIR;
-                let mut kicks = Kicks::NONE;
-                if first {
-                    kicks = vgic.dist_write(number, offset, 4, *register);
-                }
-                kicks |= empty_interface(self.vm, vgic, number, interface, ended);
-                if !write {
-                    *register = vgic.dist_read(number, offset, 4);
-                } else if !first {
-                    kicks |= vgic.dist_write(number, offset, 4, *register);
-                }
-                (kicks, fill_interface(vgic, number, timer, interface))
-            });
-            done.map_or((Kicks::NONE, None), |(kicks, in_flight)| (kicks, Some(in_flight)))
+        let number = self.number;
+        let kicks = if self.state.cpu_interface.is_in_use() {
+            let written = write.then_some(*register);
+            let (kicks, read) = self.distributor_between_stays(offset, written);
+            if !write {
+                *guest_registers::supervisor(&mut self.state.context, rt) = read;
+            }
+            kicks
         } else if write {
-            let kicks = self.vm.with_vgic(|vgic| vgic.dist_write(number, offset, 4, *register)).unwrap_or(Kicks::NONE);
-            let in_flight = if kicks.contains(number) {
+            let value = *register;
+            let kicks = self.vm.with_vgic(|vgic| vgic.dist_write_word(number, offset, value)).unwrap_or(Kicks::NONE);
+            if kicks.contains(number) {
                 // The guest may have changed its priority mask meanwhile.
-                host.store_cpu_interface(interface);
-                self.vm.with_vgic(|vgic| fill_interface(vgic, number, timer, interface))
-            } else {
-                None
-            };
-            (kicks, in_flight)
+                let interface = &mut self.state.cpu_interface;
+                self.hypervisor.host.store_cpu_interface(interface);
+                let timer = self.vm.timer_ppis.virtual_timer();
+                let in_flight = self.vm.with_vgic(|vgic| fill_interface(vgic, number, timer, interface));
+                self.load_interface(in_flight);
+            }
+            kicks
         } else {
             *register = self.vm.look_at_vgic(|vgic| vgic.dist_read(number, offset, 4)).unwrap_or(0);
-            (Kicks::NONE, None)
+            Kicks::NONE
         };
         self.vcpu.statistics.mmio_exit_kernel.count();
         let context = &mut *self.state.context;
         context.pc = context.pc.wrapping_add(InstructionLength::Word.bytes());
-        if in_flight.is_some() {
-            self.load_interface(in_flight);
+        let others = kicks.without(number);
+        if others.is_empty() && self.state.ended.is_empty() {
+            return AtOnce::Answered;
         }
-        let asleep = self.vm.kick_out(kicks.without(number));
+        let asleep = self.vm.kick_out(others);
         if asleep.is_empty() && self.state.ended.is_empty() {
             AtOnce::Answered
         } else {
             AtOnce::AnsweredAndWakes(asleep)
         }
+    }
+
+    /// An access to the distributor while list registers are in use: they are taken in first, and filled anew. Who must look, and what a
+    /// read reads.
+    fn distributor_between_stays(&mut self, offset: u32, write: Option<u32>) -> (Kicks, u32) {
+        let (vm, number, timer) = (self.vm, self.number, self.vm.timer_ppis.virtual_timer());
+        let (interface, ended) = (&mut self.state.cpu_interface, &mut self.state.ended);
+        self.hypervisor.host.store_cpu_interface(interface);
+        let done = vm.with_vgic(|vgic| {
+            let (mut kicks, mut read) = (Kicks::NONE, 0);
+            match write {
+                // A request for an SGI is noted beside what the registers hold, as another vCPU's would be. The last one, which
+                // the guest has probably ended, then leaves no queue only to stand in it again.
+                Some(value) if offset == gicd::SGIR => {
+                    kicks |= vgic.write_sgir(number, value);
+                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                }
+                Some(value) => {
+                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                    kicks |= vgic.dist_write_word(number, offset, value);
+                }
+                None => {
+                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                    read = vgic.dist_read(number, offset, 4);
+                }
+            }
+            (kicks, read, fill_interface(vgic, number, timer, interface))
+        });
+        let Some((kicks, read, in_flight)) = done else { return (Kicks::NONE, 0) };
+        self.load_interface(Some(in_flight));
+        (kicks, read)
     }
 }
 

@@ -9,7 +9,6 @@
 //! Source: ARM IHI 0048B, 4.1.4 (access widths) and 4.3.
 
 use super::queue::bits;
-use super::sgi::Request;
 use super::{Interrupt, Kicks, Vgic};
 use crate::vgic::interrupt::{Flags, PRIORITY_MASK};
 use arch::gic::{PRIVATE_IRQS, SGIS, gicd};
@@ -37,6 +36,7 @@ enum Register {
 }
 
 /// Where a register stands and how it is reached.
+#[derive(Clone, Copy)]
 struct Block {
     register: Register,
     /// First byte.
@@ -97,55 +97,47 @@ impl Block {
     }
 
     /// The block that an offset is in. Arrays are a multiple of 128 bytes, and begin at one.
+    #[inline(always)]
     fn at(offset: u32) -> Option<&'static Self> {
-        let block = match offset / 0x80 {
+        match offset / 0x80 {
             0 => match offset & !3 {
-                gicd::CTLR => &CONTROL,
-                gicd::TYPER => &TYPE,
-                gicd::IIDR => &IMPLEMENTER,
-                _ => return None,
+                gicd::CTLR => Some(&CONTROL),
+                gicd::TYPER => Some(&TYPE),
+                gicd::IIDR => Some(&IMPLEMENTER),
+                _ => None,
             },
             30 => match offset & !0xf {
-                gicd::SGIR if offset & !3 == gicd::SGIR => &SEND_SGI,
-                gicd::CPENDSGIR => &CLEAR_SGI_PENDING,
-                gicd::SPENDSGIR => &SET_SGI_PENDING,
-                _ => return None,
+                gicd::SGIR if offset & !3 == gicd::SGIR => Some(&SEND_SGI),
+                gicd::CPENDSGIR => Some(&CLEAR_SGI_PENDING),
+                gicd::SPENDSGIR => Some(&SET_SGI_PENDING),
+                _ => None,
             },
-            stretch => ARRAYS.get(stretch as usize)?,
-        };
-        (offset >= block.base).then_some(block)
+            stretch => ARRAYS.get(stretch as usize),
+        }
     }
 }
 
 /// The arrays by stretches of 128 bytes, the first of which is not theirs.
-static ARRAYS: [Block; 26] = [
-    GROUP,
-    GROUP,
-    SET_ENABLE,
-    CLEAR_ENABLE,
-    SET_PENDING,
-    CLEAR_PENDING,
-    SET_ACTIVE,
-    CLEAR_ACTIVE,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    PRIORITY,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    TARGETS,
-    CONFIGURATION,
-    CONFIGURATION,
-];
+static ARRAYS: [Block; 26] = {
+    let mut arrays = [GROUP; 26];
+    let mut stretch = 0;
+    while stretch < arrays.len() {
+        arrays[stretch] = match stretch as u32 * 0x80 {
+            ..gicd::ISENABLER => GROUP,
+            ..gicd::ICENABLER => SET_ENABLE,
+            ..gicd::ISPENDR => CLEAR_ENABLE,
+            ..gicd::ICPENDR => SET_PENDING,
+            ..gicd::ISACTIVER => CLEAR_PENDING,
+            ..gicd::ICACTIVER => SET_ACTIVE,
+            ..gicd::IPRIORITYR => CLEAR_ACTIVE,
+            ..gicd::ITARGETSR => PRIORITY,
+            ..gicd::ICFGR => TARGETS,
+            _ => CONFIGURATION,
+        };
+        stretch += 1;
+    }
+    arrays
+};
 
 /// An access that reaches a register: `count` fields from number `first` on.
 struct Access {
@@ -211,10 +203,26 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         })
     }
 
+    /// [`Self::dist_write`] of a word, which is what guests do most.
+    #[inline(never)]
+    pub fn dist_write_word(&mut self, vcpu: usize, offset: u32, value: u32) -> Kicks {
+        self.dist_write(vcpu, offset, 4, value)
+    }
+
     /// A vCPU's write of `len` bytes at `offset` of the distributor.
+    #[inline(always)]
     pub fn dist_write(&mut self, vcpu: usize, offset: u32, len: u32, value: u32) -> Kicks {
         if vcpu >= self.nr_vcpus {
             return Kicks::NONE;
+        }
+        // What guests write most often is found without the table.
+        if len == 4 {
+            match offset & !0x7c {
+                _ if offset == gicd::SGIR => return self.write_sgir(vcpu, value),
+                gicd::ISENABLER => return self.change_enabled(vcpu, (offset & 0x7f) * 8, |word| word | value),
+                gicd::ICENABLER => return self.change_enabled(vcpu, (offset & 0x7f) * 8, |word| word & !value),
+                _ => {}
+            }
         }
         let Some(block) = Block::reached(offset, len) else { return Kicks::NONE };
         match block.register {
@@ -222,10 +230,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                 let ctlr = value & 3;
                 if core::mem::replace(&mut self.ctlr, ctlr) == ctlr { Kicks::NONE } else { self.concerned() }
             }
-            Register::Type | Register::Implementer => Kicks::NONE,
-            Register::SendSgi => Request::from_sgir(value).map_or(Kicks::NONE, |request| self.send_sgi(vcpu, request)),
-            Register::SetEnable => self.change_enabled(vcpu, block.first_field(offset), |word| word | value),
-            Register::ClearEnable => self.change_enabled(vcpu, block.first_field(offset), |word| word & !value),
+            // Those that are not read-only take words only, which are answered above.
+            Register::Type
+            | Register::Implementer
+            | Register::SendSgi
+            | Register::SetEnable
+            | Register::ClearEnable => Kicks::NONE,
             _ => self.write_fields(vcpu, &block.access(offset, len), value),
         }
     }

@@ -45,9 +45,11 @@ impl Enabled {
     pub fn change(&mut self, vcpu: usize, intid: u32, change: impl FnOnce(u32) -> u32) -> u32 {
         let Some(word) = self.0.get_mut(index(vcpu, intid)) else { return 0 };
         let before = *word;
-        // The last numbers of the last word are no interrupts.
-        let existing = u32::MAX >> (intid | 31).saturating_sub(MAX_IRQS as u32 - 1);
-        *word = change(before) & existing;
+        *word = change(before);
+        if intid as usize / 32 == MAX_IRQS / 32 {
+            // The last numbers of the last word are no interrupts.
+            *word &= (1 << (MAX_IRQS % 32)) - 1;
+        }
         before ^ *word
     }
 }

@@ -174,8 +174,7 @@ impl Interrupt {
     #[inline(always)]
     pub(super) fn load(&mut self, vcpu: u8, latch: bool) {
         self.loaded_in = vcpu;
-        self.flags |= Flags::LOADED;
-        self.flags.set(Flags::LOADED_LATCH, latch);
+        self.flags |= if latch { Flags::LOADED.union(Flags::LOADED_LATCH) } else { Flags::LOADED };
     }
 
     /// It is in no list register any more: what was true of its stay there. `None`: it was in none.
@@ -194,8 +193,9 @@ impl Interrupt {
     }
 
     /// What GICD_ISPENDR reads: also what waits in a list register.
+    #[inline(always)]
     pub(super) fn reads_pending(&self) -> bool {
-        self.pending() || self.is(Flags::LOADED_LATCH)
+        self.is(Flags::LOADED_LATCH) || self.pending()
     }
 
     /// Active, with a sender that no list register could name. Its end is one of those that find no register.

@@ -142,14 +142,16 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let before = core::mem::take(&mut cpu.used);
         cpu.hcr = gich::HCR_EN;
         self.fill(vcpu, cpu);
-        for register in cpu.lr.iter_mut().take(before).skip(cpu.used) {
-            *register = ListRegister::EMPTY;
+        if cpu.used < before {
+            for register in cpu.lr.iter_mut().take(before).skip(cpu.used) {
+                *register = ListRegister::EMPTY;
+            }
         }
     }
 
     fn fill(&mut self, vcpu: usize, cpu: &mut CpuInterface) {
         let Some(state) = self.vcpus.get(vcpu) else { return };
-        if state.queue.exceeds(self.list_registers) {
+        if state.queue.len() > self.list_registers {
             return self.fill_with_choice(vcpu, cpu);
         }
         // All fit, whatever their order.
@@ -202,14 +204,16 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         }
     }
 
-    /// Puts one interrupt into the next list register, if it is active or to be signalled.
+    /// Puts one interrupt of the vCPU's queue into the next list register, if it is active or to be signalled.
     #[inline(never)]
     fn load(&mut self, vcpu: usize, intid: u32, may_be_both: bool, cpu: &mut CpuInterface) {
-        let Some(interrupt) = self.interrupt(vcpu, intid) else { return };
+        let place = self.place(vcpu, intid as usize);
+        let Some(interrupt) = self.interrupts.get(place) else { return };
         let active = interrupt.is(Flags::ACTIVE);
-        let signalled = self.signalled(interrupt, intid, vcpu);
-        let here = signalled && self.forwards(interrupt) && self.target(interrupt) == Some(vcpu);
-        if !active && !here {
+        // It stands in the queue because it is active here, or because it is to be signalled to this vCPU, whose distributor may not
+        // forward it.
+        let forwards = self.forwards(interrupt);
+        if !active && !forwards {
             return;
         }
         if interrupt.has_lost_sender(intid) {
@@ -217,9 +221,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             return;
         }
         // After the end of the handler under way it is to be signalled again: here, or to another vCPU.
-        let (again, again_here) = (active && signalled, active && here);
+        let again = active && self.signalled(interrupt, intid, vcpu);
+        let again_here = again && forwards && self.target(interrupt) == Some(vcpu);
         let is_sgi = (intid as usize) < SGIS;
-        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return };
+        let Some(interrupt) = self.interrupts.get_mut(place) else { return };
 
         let mut lr = ListRegister::new(intid, interrupt.priority)
             .with_group1(interrupt.is(Flags::GROUP1))
@@ -266,20 +271,19 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     }
 
     /// Takes in what a stay in the guest did: the counterpart of [`Self::enter`], with what was read from the hardware. Must
-    /// come before any other call in the name of this vCPU, but for a write to GICD_SGIR.
+    /// come before any other call in the name of this vCPU, but for [`Self::write_sgir`].
     pub fn exit(&mut self, vcpu: usize, cpu: &CpuInterface) -> Exit<'_> {
         self.ended_count = 0;
         let mut kicks = Kicks::NONE;
         let Some(state) = self.vcpus.get_mut(vcpu) else { return self.exit_with(kicks) };
         let used = core::mem::take(&mut state.used);
+        let loaded = state.loaded;
         let uncounted = gich::eoi_count(cpu.hcr);
         if uncounted != 0 {
             kicks = self.end_outside(vcpu, uncounted);
         }
-        for (index, lr) in cpu.lr.iter().enumerate().take(used) {
-            let loaded = self.vcpus.get(vcpu).and_then(|state| state.loaded.get(index));
-            let Some(intid) = loaded.map(|&intid| u32::from(intid)) else { break };
-            kicks |= self.take_back(vcpu, intid, *lr);
+        for (&intid, &lr) in loaded.iter().zip(&cpu.lr).take(used) {
+            kicks |= self.take_back(vcpu, intid.into(), lr);
         }
         self.exit_with(kicks.without(vcpu))
     }
@@ -306,7 +310,8 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Takes one interrupt out of its list register.
     #[inline(never)]
     fn take_back(&mut self, vcpu: usize, intid: u32, lr: ListRegister) -> Kicks {
-        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let place = self.place(vcpu, intid as usize);
+        let Some(interrupt) = self.interrupts.get_mut(place) else { return Kicks::NONE };
         let Some(stay) = interrupt.unload() else { return Kicks::NONE };
         let latch = stay.contains(Flags::LOADED_LATCH);
         let level = !interrupt.is(Flags::EDGE);
@@ -333,7 +338,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if level && lr.eoi_notice() && !lr.valid() {
             self.push_ended(intid);
         }
-        self.settle(vcpu, intid)
+        self.settle_unloaded(place, vcpu, intid)
     }
 
     /// Notes the end of a level-sensitive interrupt, if it is an SPI.

@@ -296,7 +296,7 @@ pub fn apply(machine: &mut Machine, reference: &mut Reference, step: &Step) {
             }
             let value = filter << 24 | u32::from(list) << 16 | intid;
             if early {
-                let kicks = machine.vgic.dist_write(vcpu, gicd::SGIR, 4, value);
+                let kicks = machine.vgic.write_sgir(vcpu, value);
                 machine.outside(vcpu, |_| kicks);
             } else {
                 machine.write(vcpu, gicd::SGIR, 4, value);

@@ -297,12 +297,16 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     /// Where an interrupt is stored.
     fn index(&self, vcpu: usize, intid: u32) -> Option<usize> {
         let intid = intid as usize;
-        if intid >= self.end || vcpu >= self.nr_vcpus {
-            None
-        } else if intid < PRIVATE_IRQS {
-            Some(vcpu * PRIVATE_IRQS + intid)
+        if intid >= self.end || vcpu >= self.nr_vcpus { None } else { Some(self.place(vcpu, intid)) }
+    }
+
+    /// The same for an interrupt that is known to exist: it stands in a queue or in a list register.
+    #[inline(always)]
+    fn place(&self, vcpu: usize, intid: usize) -> usize {
+        if intid < PRIVATE_IRQS {
+            vcpu * PRIVATE_IRQS + intid
         } else {
-            Some(self.nr_vcpus * PRIVATE_IRQS + intid - PRIVATE_IRQS)
+            self.nr_vcpus * PRIVATE_IRQS + intid - PRIVATE_IRQS
         }
     }
 
@@ -346,10 +350,21 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
     ///
     /// A loaded interrupt stays where it is, and its vCPU must come out; [`Self::exit`] then settles it.
     fn settle(&mut self, vcpu: usize, intid: u32) -> Kicks {
-        let Some(interrupt) = self.interrupt(vcpu, intid) else { return Kicks::NONE };
-        if let Some(vcpu) = interrupt.loaded_in() {
-            return Kicks::one(vcpu.into());
+        self.index(vcpu, intid).map_or(Kicks::NONE, |index| self.settle_at(index, vcpu, intid))
+    }
+
+    /// The same, where it was found already.
+    #[inline(always)]
+    fn settle_at(&mut self, index: usize, vcpu: usize, intid: u32) -> Kicks {
+        match self.interrupts.get(index).and_then(Interrupt::loaded_in) {
+            Some(vcpu) => Kicks::one(vcpu.into()),
+            None => self.settle_unloaded(index, vcpu, intid),
         }
+    }
+
+    #[inline(never)]
+    fn settle_unloaded(&mut self, index: usize, vcpu: usize, intid: u32) -> Kicks {
+        let Some(interrupt) = self.interrupts.get(index) else { return Kicks::NONE };
         let (home, forwarded) = if interrupt.is(Flags::ACTIVE) {
             (Some(interrupt.active_on), false)
         } else if self.signalled(interrupt, intid, vcpu) {
@@ -357,7 +372,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         } else {
             (None, false)
         };
-        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let Some(interrupt) = self.interrupts.get_mut(index) else { return Kicks::NONE };
         let (before, after) = interrupt.move_to(home);
         if before != after {
             if let Some(state) = self.vcpus.get_mut(before) {

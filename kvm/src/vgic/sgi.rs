@@ -43,31 +43,41 @@ impl Request {
 }
 
 impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
-    /// Sends an SGI.
-    pub(super) fn send_sgi(&mut self, sender: usize, request: Request) -> Kicks {
+    /// A vCPU's write to GICD_SGIR: sends an SGI.
+    ///
+    /// Unlike any other call in the name of a vCPU, it may come while what the vCPU has in list registers is not taken in yet.
+    #[inline(always)]
+    pub fn write_sgir(&mut self, sender: usize, value: u32) -> Kicks {
+        let Some(request) = Request::from_sgir(value) else { return Kicks::NONE };
         let sender_bit = 1 << (sender & 7);
-        let receivers = self.all_vcpus
-            & match request.receivers {
-                Receivers::Listed(list) => list,
-                Receivers::Others => !sender_bit,
-                Receivers::Sender => sender_bit,
-            };
+        let receivers = match request.receivers {
+            Receivers::Listed(list) => list,
+            Receivers::Others => !sender_bit,
+            Receivers::Sender => sender_bit,
+        };
         let mut kicks = Kicks::NONE;
-        for receiver in super::queue::bits(receivers.into()) {
-            kicks |= self.set_sources(receiver as usize, request.intid, sender_bit);
+        for receiver in super::queue::bits((receivers & self.all_vcpus).into()) {
+            let place = self.place(receiver as usize, request.intid as usize);
+            kicks |= self.add_sources(place, receiver as usize, request.intid, sender_bit);
         }
         kicks
     }
 
     /// Adds sources to a vCPU's pending SGI.
     pub(super) fn set_sources(&mut self, vcpu: usize, intid: u32, sources: u8) -> Kicks {
-        let sources = sources & self.all_vcpus;
-        let Some(interrupt) = self.interrupt_mut(vcpu, intid) else { return Kicks::NONE };
+        let Some(place) = self.index(vcpu, intid) else { return Kicks::NONE };
+        self.add_sources(place, vcpu, intid, sources & self.all_vcpus)
+    }
+
+    /// The same, for sources that are vCPUs of the VM, where the interrupt is.
+    #[inline(always)]
+    fn add_sources(&mut self, place: usize, vcpu: usize, intid: u32, sources: u8) -> Kicks {
+        let Some(interrupt) = self.interrupts.get_mut(place) else { return Kicks::NONE };
         if sources & !interrupt.sources() == 0 {
             return Kicks::NONE;
         }
         interrupt.add_sources(sources);
-        self.settle(vcpu, intid)
+        self.settle_at(place, vcpu, intid)
     }
 
     /// Takes sources away from a vCPU's pending SGI.

@@ -118,13 +118,13 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                         self.clear_sources(vcpu, intid, u8::MAX)
                     };
                 }
-                let _ = self.dist_write(vcpu, offset, 4, value);
+                let _ = self.dist_write_word(vcpu, offset, value);
             }
             gicd::ISACTIVER..gicd::ICACTIVER if offset.is_multiple_of(4) => {
                 let first = (offset - gicd::ISACTIVER) * 8;
                 for bit in super::queue::bits(value) {
                     let was_active = self.interrupt(vcpu, first + bit).is_some_and(Interrupt::reads_active);
-                    let _ = self.dist_write(vcpu, offset, 4, 1 << bit);
+                    let _ = self.dist_write_word(vcpu, offset, 1 << bit);
                     if let Some(interrupt) = self.interrupt_mut(vcpu, first + bit)
                         && !was_active
                     {
@@ -132,7 +132,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
                     }
                 }
             }
-            _ => drop(self.dist_write(vcpu, offset, 4, value)),
+            _ => drop(self.dist_write_word(vcpu, offset, value)),
         }
         Ok(())
     }
