@@ -23,7 +23,16 @@ use core::sync::atomic::Ordering;
 use uapi::run::{Exit, Mmio};
 
 impl<H: Host> Run<'_, H> {
+    /// A data abort.
+    #[inline(never)]
+    pub(super) fn data_abort(&mut self, abort: DataAbort, length: InstructionLength) -> Next {
+        let writes = abort.write && !abort.cache_maintenance && !abort.stage1_walk;
+        let access = if writes { Access::Write } else { Access::Read };
+        self.abort(abort.fault, access, Some(abort), length)
+    }
+
     /// A stage-2 abort: memory that is to be mapped, a device, or nothing.
+    #[inline(always)]
     pub(super) fn abort(
         &mut self,
         fault: FaultStatus,
