@@ -129,14 +129,18 @@ int ws_resolve(unsigned long address, u32 write, u64 *phys, u32 *writable, u32 *
 	return 0;
 }
 
+/* Lowmem is mapped already: a guest's fresh block is 512 pages, each of which a mapping costs as much as its maintenance. */
 void *ws_map_page(u64 phys)
 {
-	return kmap_atomic(pfn_to_page(phys >> PAGE_SHIFT));
+	struct page *page = pfn_to_page(phys >> PAGE_SHIFT);
+
+	return PageHighMem(page) ? kmap_atomic(page) : page_address(page);
 }
 
 void ws_unmap_page(void *mapped)
 {
-	kunmap_atomic(mapped);
+	if (mapped >= high_memory)
+		kunmap_atomic(mapped);
 }
 
 struct mm_watch {
