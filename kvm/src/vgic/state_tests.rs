@@ -85,8 +85,9 @@ fn moved(old: &mut Machine, reference: &mut Reference) -> Machine {
         (0..VCPUS).flat_map(|vcpu| (16..32).map(move |intid| (vcpu, intid))).chain((32..NR_IRQS).map(|spi| (0, spi)))
     {
         let irq = reference.irq(vcpu, intid);
-        irq.latch |= irq.line && !irq.edge;
-        let line = irq.line && !irq.edge;
+        irq.line &= !irq.edge;
+        irq.latch |= irq.line;
+        let line = irq.line;
         let _ = new.vgic.set_level(vcpu, intid, line).unwrap();
     }
     new.check_queues();

@@ -76,12 +76,17 @@ const ARRAYS: [Array; 7] = [
     Array { offset: 0x100, fields: 32, clears: Some(0x180) }, // GICD_ISENABLER, ICENABLER
     Array { offset: 0x800, fields: 4, clears: None },  // GICD_ITARGETSR
     Array { offset: 0xc00, fields: 16, clears: None }, // GICD_ICFGR
-    Array { offset: 0x200, fields: 32, clears: Some(0x280) }, // GICD_ISPENDR, ICPENDR
+    Array { offset: PENDING, fields: 32, clears: Some(0x280) }, // GICD_ISPENDR, ICPENDR
     Array { offset: 0x300, fields: 32, clears: Some(0x380) }, // GICD_ISACTIVER, ICACTIVER
     Array { offset: 0x400, fields: 4, clears: None },  // GICD_IPRIORITYR
 ];
 /// Interrupts that each vCPU has of its own.
 const PRIVATE: u32 = 32;
+/// GICD_ISPENDR of a vCPU's own interrupts.
+const PENDING: u32 = 0x200;
+/// The timers' interrupts there, 27 and 30. KVM drives their lines by what the timers' registers say. A line that is high reads as pending,
+/// but what is written there stays pending, whatever becomes of the line: so it is left to KVM.
+const TIMERS: u32 = 1 << 27 | 1 << 30;
 /// GICD_SPENDSGIR, CPENDSGIR.
 const SGIS: Array = Array { offset: 0xf20, fields: 4, clears: Some(0xf10) };
 /// GICD_IIDR, which lets groups be written; GICD_CTLR.
@@ -96,7 +101,11 @@ impl Gic {
         let mut writes = Vec::new();
         let mut save = |group, vcpu, offset, clears: Option<u32>| {
             let attr = uapi::vgic_register_attr(vcpu, offset);
-            let value = self.device.attribute(group, attr).map_err(failed("KVM_GET_DEVICE_ATTR of the GIC"))? as u32;
+            let mut value =
+                self.device.attribute(group, attr).map_err(failed("KVM_GET_DEVICE_ATTR of the GIC"))? as u32;
+            if (group, offset) == (dist, PENDING) {
+                value &= !TIMERS;
+            }
             if let Some(clears) = clears {
                 writes.push(GicWrite { group, attr: uapi::vgic_register_attr(vcpu, clears), value: u32::MAX });
             }

@@ -280,6 +280,7 @@ const SAVED_BARE: Test = Test::of(
         [ -e machine ] || break
     done
     [ ! -e machine ] || wsvm resume machine </dev/null >>report || exit 1
+    wait # for the last signal, which is not to hit another machine
     rm -f machine before
     echo saved $again times
     tr -d '\\r' <report",
