@@ -214,18 +214,6 @@ fn a_zone_over_the_end_of_addresses_has_nothing_in_it() {
 }
 
 #[test]
-fn there_are_so_many_doorbells_at_most() {
-    let (host, bus) = bus();
-    let event = ProcessEvent::default();
-    for number in 0..BELLS as u64 {
-        bus.add_bell(&host, bell(AT + number * 8, 4, None), event.clone()).unwrap();
-    }
-    assert_eq!(bus.add_bell(&host, bell(0, 4, None), event.clone()), Err(BusError::Full));
-    bus.remove_bell(&bell(AT, 4, None), &event).unwrap();
-    bus.add_bell(&host, bell(0, 4, None), event).unwrap();
-}
-
-#[test]
 fn there_are_a_thousand_zones_at_most() {
     let (host, bus) = bus();
     for number in 0..1000 {
