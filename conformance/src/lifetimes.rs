@@ -304,8 +304,11 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
     }
 }
 
+/// Eventfds: of plain interrupts, of resampled ones, and those that are told of the end of these.
+type Events = [Vec<EventFd>; 3];
+
 /// A VM with two vCPUs, a GIC, eventfds of each kind and some memory, whose guest runs: what a process has when it dies.
-fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [Vec<EventFd>; 3]), Failure> {
+fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, Events), Failure> {
     let machine = Machine::over(memory, &counting())?;
     let vcpu = machine.vcpu(0)?;
     let _second = machine.vcpu(1)?;
@@ -316,7 +319,7 @@ fn busy_machine(memory: Memory) -> Result<(Machine, Arc<Vcpu>, [Vec<EventFd>; 3]
 
 /// Eventfds that are interrupts, plain and with one that is told of the end, and rung by stores; and a zone of such as are collected.
 /// So many that one thing forgotten of each, the smallest that the kernel's heap has, is a page.
-fn give_events(machine: &Machine) -> Result<[Vec<EventFd>; 3], Failure> {
+fn give_events(machine: &Machine) -> Result<Events, Failure> {
     let some = || (0..32).map(|_| doorbells::eventfd(1)).collect::<Result<Vec<_>, _>>();
     let [plain, resampling, ends] = [some()?, some()?, some()?];
     for ((plain, resampling), end) in plain.iter().zip(&resampling).zip(&ends) {

@@ -124,14 +124,14 @@ static ARRAYS: [Block; 26] = {
     while stretch < arrays.len() {
         arrays[stretch] = match stretch as u32 * 0x80 {
             ..gicd::ISENABLER => GROUP,
-            ..gicd::ICENABLER => SET_ENABLE,
-            ..gicd::ISPENDR => CLEAR_ENABLE,
-            ..gicd::ICPENDR => SET_PENDING,
-            ..gicd::ISACTIVER => CLEAR_PENDING,
-            ..gicd::ICACTIVER => SET_ACTIVE,
-            ..gicd::IPRIORITYR => CLEAR_ACTIVE,
-            ..gicd::ITARGETSR => PRIORITY,
-            ..gicd::ICFGR => TARGETS,
+            gicd::ISENABLER..gicd::ICENABLER => SET_ENABLE,
+            gicd::ICENABLER..gicd::ISPENDR => CLEAR_ENABLE,
+            gicd::ISPENDR..gicd::ICPENDR => SET_PENDING,
+            gicd::ICPENDR..gicd::ISACTIVER => CLEAR_PENDING,
+            gicd::ISACTIVER..gicd::ICACTIVER => SET_ACTIVE,
+            gicd::ICACTIVER..gicd::IPRIORITYR => CLEAR_ACTIVE,
+            gicd::IPRIORITYR..gicd::ITARGETSR => PRIORITY,
+            gicd::ITARGETSR..gicd::ICFGR => TARGETS,
             _ => CONFIGURATION,
         };
         stretch += 1;
