@@ -580,9 +580,11 @@ fn a_kick_wakes_a_sleeping_vcpu_on_another_thread() {
     let mut machine = Machine::new(1);
     machine.enable_interrupts();
     machine.script([opened(&machine, |context| trap(context, WFI)), at(4, |_| ExitCode::Interrupt)]);
+    let (asleep, is_asleep) = std::sync::mpsc::channel();
+    on_sleep(&machine, 0, vec![Box::new(move || asleep.send(()).unwrap())]);
     let vm = machine.vm.clone();
     let other = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        is_asleep.recv().unwrap();
         vm.set_line(0, 40, true).unwrap();
     });
     assert_eq!(machine.run(0), Return::Interrupted);
