@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `cargo xtask bench`: what each operation of a virtual machine costs, in instructions.
 //!
-//! A host of one CPU, and then one of two, boots under QEMU with `-icount shift=0,sleep=off`: each instruction takes one
+//! Hosts of one and of two CPUs boot under QEMU with `-icount shift=0,sleep=off`: each instruction takes one
 //! nanosecond of virtual time, and while nothing runs the clock jumps to the next timer. Two CPUs take turns; the time that
 //! passes is the sum of both's instructions. With the clock's start and all random numbers fixed too, a run repeats itself to
 //! the instruction. Bare-metal guests (`guests/src/bin/bench_*.rs`) time their loops by the generic timer's counter, which goes
@@ -59,13 +59,15 @@ const REPEATABLE: [&str; 6] = ["-icount", "shift=0,sleep=off", "-seed", "1", "-r
 /// A host that measures.
 struct Measuring {
     cpus: u32,
+    mem: &'static str,
     /// What it does. Before each guest it says the run's name.
     script: &'static str,
 }
 
-const HOSTS: [Measuring; 2] = [
+const HOSTS: [Measuring; 3] = [
     Measuring {
         cpus: 1,
+        mem: MEM,
         script: "\
 shortcuts=/sys/module/worldswitch/parameters/hyp_answers
 huge=/sys/kernel/mm/transparent_hugepage/enabled
@@ -89,6 +91,7 @@ measure small-pages bench_memory 1
     // a turn of milliseconds to do so. The guests start their second vCPU when both have had the time to be put in their places.
     Measuring {
         cpus: 2,
+        mem: MEM,
         script: "\
 echo 1 >/sys/devices/system/cpu/cpu1/online || exit 1
 measure() {
@@ -108,7 +111,22 @@ measure spinning bench_sgi
 measure two-cpus bench_pingpong
 ",
     },
+    // A 32-bit kernel maps 760 MiB at most for good; each page of what it has above is mapped whenever it is cleared or cleaned.
+    Measuring {
+        cpus: 1,
+        mem: "640M",
+        script: "\
+huge=/sys/kernel/mm/transparent_hugepage/enabled
+[ -e $huge ] || exit 0
+echo always >$huge
+echo run huge-pages-in-lowmem
+wsvm run --kernel /guests/bench_memory.bin --mem 256M </dev/null
+",
+    },
 ];
+
+/// The memory of a host that is not about memory.
+const MEM: &str = "1G";
 
 /// What the host does for [`follow`].
 const FOLLOWED: &str = "\
@@ -128,7 +146,7 @@ fn prepare(layout: &Layout, kernel: &Choice) -> Result<Host> {
         board: Board::Virt,
         cpu: None,
         smp: None,
-        mem: "1G".to_owned(),
+        mem: MEM.to_owned(),
         disk: None,
         append: "maxcpus=1".to_owned(),
         qemu_arg: REPEATABLE.map(str::to_owned).to_vec(),
@@ -141,11 +159,13 @@ fn prepare(layout: &Layout, kernel: &Choice) -> Result<Host> {
 /// Runs the guests that take times.
 fn time(layout: &Layout, host: &mut Host) -> Result<Runs> {
     let mut runs = Runs::default();
-    for Measuring { cpus, script } in HOSTS {
-        crate::progress(&format!("measuring on a host of {cpus} CPU (some twenty seconds)"));
+    for Measuring { cpus, mem, script } in HOSTS {
+        crate::progress(&format!("measuring on a host of {cpus} CPU and {mem} (some twenty seconds)"));
         host.options.smp = Some(cpus);
+        host.options.mem = mem.to_owned();
         runs.samples.extend(parse(&execute(layout, host, script, &mut |_| ControlFlow::Continue(()))?)?);
     }
+    host.options.mem = MEM.to_owned();
     Ok(runs)
 }
 

@@ -21,6 +21,8 @@ pub enum Run {
     SmallPages,
     /// First accesses to memory, the host with huge pages.
     HugePages,
+    /// The same, all of the host's memory being mapped by its kernel at all times.
+    HugePagesInLowmem,
     /// Two vCPUs on one CPU.
     OneCpu,
     /// Two vCPUs on a CPU each.
@@ -30,11 +32,12 @@ pub enum Run {
 }
 
 /// All runs, by the name that the host's script prints before each.
-pub const RUNS: [(&str, Run); 7] = [
+pub const RUNS: [(&str, Run); 8] = [
     ("shortcuts", Run::Shortcuts),
     ("kernel", Run::Kernel),
     ("small-pages", Run::SmallPages),
     ("huge-pages", Run::HugePages),
+    ("huge-pages-in-lowmem", Run::HugePagesInLowmem),
     ("one-cpu", Run::OneCpu),
     ("two-cpus", Run::TwoCpus),
     ("spinning", Run::Spinning),
@@ -118,6 +121,7 @@ pub const ROWS: &[Row] = &[
     row("fresh_write", "stage-2 fault, first write of a page", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_write")),
     row("fresh_4mib", "4 MiB of fresh pages written, a page, above native", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_4mib")),
     row("fresh_4mib_huge", "the same, the host with huge pages", Some(4403), Some(1500), Figure::Turn(Run::HugePages, "fresh_4mib")),
+    row("fresh_4mib_huge_lowmem", "the same, the host with 640 MiB, none of it highmem", Some(4403), Some(1500), Figure::Turn(Run::HugePagesInLowmem, "fresh_4mib")),
     row("hyp_part", "Hyp part of one exit to the host kernel and back", Some(582), Some(330), Figure::Hyp(Trips::through_the_kernel, |trip| trip.all)),
     row("hyp_part_cp15", "coprocessor moves in it", Some(130), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.coprocessor)),
     row("hyp_part_banked", "banked-register moves in it", Some(90), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.banked)),
