@@ -96,6 +96,11 @@ impl<H: Host> Routing<H> {
             None => Some(pin),
         }
     }
+
+    /// The interrupt that a GSI leads to, if that stands for it in turn.
+    pub fn both_ways(routing: &Option<Self>, gsi: u32) -> Option<u32> {
+        Self::interrupt(routing, gsi).filter(|intid| Self::gsi_of(routing, *intid) == Some(gsi))
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +143,9 @@ mod tests {
         }
         for (intid, gsi) in [(1019, Some(4095)), (39, Some(9)), (32, Some(8)), (33, None), (1020, None), (31, None)] {
             assert_eq!(Table::gsi_of(&routing, intid), gsi, "interrupt {intid}");
+        }
+        for (gsi, intid) in [(4095, Some(1019)), (9, Some(39)), (0, None), (3, None), (7, None)] {
+            assert_eq!(Table::both_ways(&routing, gsi), intid, "GSI {gsi}");
         }
         let nothing = table(&[]);
         assert_eq!((Table::interrupt(&nothing, 0), Table::gsi_of(&nothing, 32)), (None, None));

@@ -7,9 +7,13 @@
 //! lets the first event come once more. All that resample one GSI share its line: whoever raised it, the end of the interrupt lowers
 //! it once and tells all.
 //!
+//! The line falls under the interrupt controller's lock, in the same step in which the end becomes known
+//! ([`Vgic::resampled`](crate::vgic::Vgic)), so that nobody finds it up still: neither this vCPU, nor another one that the interrupt
+//! goes to from now on. After that the process is told.
+//!
 //! [`Vm::irqfd_event`] runs wherever the event is made to come, interrupt handlers included. All else runs in a thread that may sleep,
 //! under the lock of the list. An end of an interrupt is noted with interrupts off ([`VcpuState::ended`]) and told when they are on
-//! again, before the vCPU enters its guest once more: the guest must not find the line up still.
+//! again, before the vCPU enters its guest once more.
 //!
 //! [`VcpuState::ended`]: crate::vcpu::VcpuState::ended
 //!
@@ -19,7 +23,6 @@ use crate::host::{EventFd, Host, Lock, OutOfMemory, Watch};
 use crate::trace::{Event, Kind, note};
 use crate::vgic::Queue;
 use crate::vm::Vm;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Why an irqfd is not assigned. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,11 @@ impl<H: Host> Places<H> {
         self.0.as_deref_mut().unwrap_or_default()
     }
 
+    /// The GSIs that somebody resamples, some of them more than once.
+    fn resampled(&self) -> impl Iterator<Item = u32> + '_ {
+        self.all().iter().flatten().filter(|irqfd| irqfd.resample.is_some()).map(|irqfd| irqfd.gsi)
+    }
+
     /// The events that tell of the end of a GSI's interrupt.
     fn resamplers(&self, gsi: u32) -> impl Iterator<Item = &H::EventFd> {
         self.all().iter().flatten().filter(move |irqfd| irqfd.gsi == gsi).filter_map(|irqfd| irqfd.resample.as_ref())
@@ -80,13 +88,11 @@ impl<H: Host> Places<H> {
 /// A VM's irqfds.
 pub struct Irqfds<H: Host> {
     places: H::Mutex<Places<H>>,
-    /// How many of them resample. Written under the lock.
-    resampling: AtomicU32,
 }
 
 impl<H: Host> Default for Irqfds<H> {
     fn default() -> Self {
-        Self { places: Lock::new(Places(None)), resampling: AtomicU32::new(0) }
+        Self { places: Lock::new(Places(None)) }
     }
 }
 
@@ -101,7 +107,7 @@ impl<H: Host> Vm<H> {
         let Irqfd { gsi, watch, resample, .. } = place.insert(irqfd);
         let resamples = resample.is_some();
         if resamples {
-            self.irqfds.resampling.fetch_add(1, Ordering::Relaxed);
+            self.set_resampled(*gsi, true);
         }
         if watch.start() {
             self.irqfd_event(*gsi, resamples);
@@ -135,9 +141,9 @@ impl<H: Host> Vm<H> {
         drop(watch);
         if resample.is_some() {
             let places = self.irqfds.places.lock();
-            self.irqfds.resampling.fetch_sub(1, Ordering::Relaxed);
             if places.resamplers(gsi).next().is_none() {
-                // Nobody is left who would be told to lower the line.
+                // Nobody is left who would be told to look at it again.
+                self.set_resampled(gsi, false);
                 self.drive_gsi(gsi, &[false]);
             }
         }
@@ -149,20 +155,20 @@ impl<H: Host> Vm<H> {
         self.drive_gsi(gsi, if resamples { &[true] } else { &[true, false] });
     }
 
-    /// Whether anybody is to hear of the end of an interrupt. What is asked under the interrupt controller's lock is true of all
-    /// interrupts that it knows of.
-    pub(crate) fn resamples(&self) -> bool {
-        self.irqfds.resampling.load(Ordering::Relaxed) != 0
+    /// Does something with the GSIs that somebody resamples, some of which come more than once. Nobody begins or ends to
+    /// resample one meanwhile. May sleep.
+    pub(crate) fn with_resampled(&self, work: impl FnOnce(&mut dyn Iterator<Item = u32>)) {
+        work(&mut self.irqfds.places.lock().resampled());
     }
 
-    /// Tells of interrupts that the guest has ended. May sleep.
+    /// Tells of interrupts that the guest has ended, and whose lines are low. May sleep.
     pub(crate) fn resample(&self, ended: &Queue) {
         let places = self.irqfds.places.lock();
-        for gsi in ended.iter().filter_map(|intid| self.gsi_of(intid)) {
+        for (intid, gsi) in ended.iter().filter_map(|intid| Some((intid, self.gsi_of(intid)?))) {
             let mut told = places.resamplers(gsi).peekable();
             if told.peek().is_some() {
                 note(self.memory.host(), Kind::AckIrq, || Event::AckIrq { irqchip: 0, pin: gsi.into() });
-                self.drive_gsi(gsi, &[false]);
+                self.note_line(gsi, intid, false);
             }
             told.for_each(EventFd::signal);
         }

@@ -82,6 +82,13 @@ struct Irqchip<H: Host> {
     routing: Option<Routing<H>>,
 }
 
+impl<H: Host> Irqchip<H> {
+    /// The GIC, if it is made.
+    fn vgic(&mut self) -> Option<&mut VmVgic<H>> {
+        self.vgic.as_mut()?.first_mut()?.as_mut()
+    }
+}
+
 /// Why the interrupt controller is not as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IrqchipError {
@@ -483,7 +490,7 @@ impl<H: Host> Vm<H> {
     #[inline(always)]
     pub fn with_vgic<R>(&self, work: impl FnOnce(&mut VmVgic<H>) -> R) -> Option<R> {
         let mut irqchip = self.irqchip.lock();
-        let vgic = irqchip.vgic.as_mut()?.first_mut()?.as_mut()?;
+        let vgic = irqchip.vgic()?;
         let result = work(vgic);
         self.concerned.store(vgic.concerned().bits().into(), Ordering::Relaxed);
         Some(result)

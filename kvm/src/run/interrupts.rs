@@ -12,7 +12,6 @@ use super::Run;
 use crate::host::Host;
 use crate::trace::{self, Event, Kind};
 use crate::vgic::{CpuInterface, Interrupt, Kicks, Queue, Vgic};
-use crate::vm::Vm;
 use crate::vtimer;
 use arch::hyp_registers::Hcr;
 use core::ops::DerefMut;
@@ -97,28 +96,22 @@ impl<H: Host> Run<'_, H> {
         let was_in_use = interface.is_in_use();
         self.hypervisor.host.store_cpu_interface(interface);
         let ended = &mut self.state.ended;
-        let kicks = if was_in_use {
-            self.vm.with_vgic(|vgic| empty_interface(self.vm, vgic, number, interface, ended))
-        } else {
-            None
-        };
+        let kicks =
+            if was_in_use { self.vm.with_vgic(|vgic| empty_interface(vgic, number, interface, ended)) } else { None };
         self.sample_timers();
         kicks.unwrap_or(Kicks::NONE)
     }
 }
 
 /// Takes in what became of the list registers, and notes what the guest has ended if somebody is to hear of it.
-pub(super) fn empty_interface<H: Host>(
-    vm: &Vm<H>,
-    vgic: &mut Vgic<H::Array<Interrupt>>,
+pub(super) fn empty_interface<S: DerefMut<Target = [Interrupt]>>(
+    vgic: &mut Vgic<S>,
     number: usize,
     interface: &CpuInterface,
     ended: &mut Queue,
 ) -> Kicks {
     let exit = vgic.exit(number, interface);
-    if vm.resamples() {
-        exit.ended().for_each(|intid| ended.insert(intid));
-    }
+    exit.ended().for_each(|intid| ended.insert(intid));
     exit.kicks
 }
 

@@ -179,14 +179,14 @@ impl<H: Host> Run<'_, H> {
                 // the guest has probably ended, then leaves no queue only to stand in it again.
                 Some(value) if offset == gicd::SGIR => {
                     kicks |= vgic.write_sgir(number, value);
-                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                    kicks |= empty_interface(vgic, number, interface, ended);
                 }
                 Some(value) => {
-                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                    kicks |= empty_interface(vgic, number, interface, ended);
                     kicks |= vgic.dist_write_word(number, offset, value);
                 }
                 None => {
-                    kicks |= empty_interface(vm, vgic, number, interface, ended);
+                    kicks |= empty_interface(vgic, number, interface, ended);
                     read = vgic.dist_read(number, offset, 4);
                 }
             }

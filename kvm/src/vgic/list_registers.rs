@@ -29,7 +29,7 @@
 use super::{Interrupt, Kicks, Vgic};
 use crate::vgic::interrupt::Flags;
 use crate::vgic::queue::bits;
-use arch::gic::{ListRegister, PRIVATE_IRQS, SGIS, gich};
+use arch::gic::{ListRegister, SGIS, gich};
 use core::ops::DerefMut;
 
 /// List registers that are used at most. Cores have four.
@@ -85,8 +85,7 @@ pub struct Exit<'a> {
 }
 
 impl Exit<'_> {
-    /// Level-sensitive SPIs that the guest ended: whoever drives such a line by an edge-like source samples it again now
-    /// (an irqfd with resampling).
+    /// Level-sensitive SPIs that the guest ended and that somebody resamples ([`Vgic::resampled`]). Their lines are low.
     pub fn ended(&self) -> impl Iterator<Item = u32> + '_ {
         self.ended.iter().map(|&intid| intid.into())
     }
@@ -298,10 +297,8 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             let Some(intid) = self.first_active_outside(vcpu) else { break };
             if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
                 interrupt.flags.remove(Flags::ACTIVE);
-                if !interrupt.is(Flags::EDGE) {
-                    self.push_ended(intid);
-                }
             }
+            self.note_end(intid);
             kicks |= self.settle(vcpu, intid);
         }
         kicks
@@ -314,7 +311,6 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         let Some(interrupt) = self.interrupts.get_mut(place) else { return Kicks::NONE };
         let Some(stay) = interrupt.unload() else { return Kicks::NONE };
         let latch = stay.contains(Flags::LOADED_LATCH);
-        let level = !interrupt.is(Flags::EDGE);
         let source = lr.source() as u8;
         let was_active = interrupt.set(Flags::ACTIVE, lr.active());
         if lr.active() {
@@ -335,17 +331,25 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if stay.intersects(Flags::ORDERED_ACTIVE.union(Flags::ORDERED_INACTIVE)) {
             interrupt.order_active(stay.contains(Flags::ORDERED_ACTIVE), vcpu as u8);
         }
-        if level && lr.eoi_notice() && !lr.valid() {
-            self.push_ended(intid);
+        if lr.eoi_notice() && !lr.valid() {
+            self.note_end(intid);
         }
         self.settle_unloaded(place, vcpu, intid)
     }
 
-    /// Notes the end of a level-sensitive interrupt, if it is an SPI.
-    pub(super) fn push_ended(&mut self, intid: u32) {
-        if intid as usize >= PRIVATE_IRQS
-            && let Some(slot) = self.ended.get_mut(self.ended_count)
-        {
+    /// Follows up the end of an interrupt that somebody resamples, if it is level-sensitive. Its line falls here and not when who
+    /// drives it hears of the end: by then another vCPU, which the interrupt is to go to next, would have taken it once more.
+    /// [`Self::settle`] follows.
+    pub(super) fn note_end(&mut self, intid: u32) {
+        if !self.resampled.contains(intid) {
+            return;
+        }
+        let Some(interrupt) = self.interrupt_mut(0, intid) else { return };
+        if interrupt.is(Flags::EDGE) {
+            return;
+        }
+        interrupt.flags.remove(Flags::LINE);
+        if let Some(slot) = self.ended.get_mut(self.ended_count) {
             *slot = intid as u16;
             self.ended_count += 1;
         }

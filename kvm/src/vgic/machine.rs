@@ -75,6 +75,11 @@ pub enum Step {
         intid: u32,
         level: bool,
     },
+    /// Of an SPI only.
+    Resample {
+        intid: u32,
+        on: bool,
+    },
     Acknowledge {
         vcpu: usize,
     },
@@ -242,8 +247,12 @@ pub fn apply(machine: &mut Machine, reference: &mut Reference, step: &Step) {
             if reference.cpus.iter().any(handled) {
                 return;
             }
-            reference.irq(vcpu, intid).active = on;
+            let irq = reference.irq(vcpu, intid);
+            let was_active = core::mem::replace(&mut irq.active, on);
             if by_dir && !on {
+                if was_active {
+                    irq.resample();
+                }
                 machine.outside(vcpu, |vgic| vgic.deactivate(vcpu, intid).kicks);
             } else {
                 machine.write_bit(vcpu, if on { gicd::ISACTIVER } else { gicd::ICACTIVER }, intid);
@@ -317,6 +326,11 @@ pub fn apply(machine: &mut Machine, reference: &mut Reference, step: &Step) {
             }
             let kicks = machine.vgic.set_level(vcpu, intid, level).expect("has an input");
             machine.kick(kicks);
+        }
+        Step::Resample { intid, on } => {
+            reference.irq(0, intid).resampled = on;
+            let resampled = machine.vgic.resampled();
+            if on { resampled.insert(intid) } else { resampled.remove(intid) }
         }
         Step::Acknowledge { vcpu } => {
             if !machine.cores[vcpu].inside {

@@ -153,6 +153,8 @@ pub struct Vgic<S> {
     concerned: Kicks,
     /// The process may change groups: it has shown that it knows about them.
     groups_writable: bool,
+    /// SPIs that somebody resamples.
+    resampled: Queue,
     /// What the last exit ended, and how many.
     ended: [u16; ENDS],
     ended_count: usize,
@@ -191,6 +193,7 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             enabled: Enabled::RESET,
             concerned: Kicks::NONE,
             groups_writable: false,
+            resampled: Queue::EMPTY,
             ended: [0; ENDS],
             ended_count: 0,
             interrupts,
@@ -226,6 +229,12 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
             level && !interrupt.set(Flags::LATCH, true)
         };
         Ok(if changed { self.settle(vcpu, intid) } else { Kicks::NONE })
+    }
+
+    /// The SPIs that somebody *resamples*: while they are level-sensitive, their line falls by itself when the guest ends them, and
+    /// the end is reported ([`Exit::ended`]), so that who drives the line looks again whether it is to be up.
+    pub(crate) fn resampled(&mut self) -> &mut Queue {
+        &mut self.resampled
     }
 
     /// Ties a vCPU's PPI to a physical interrupt: when the guest deactivates the one, the hardware deactivates the other.
@@ -278,10 +287,10 @@ impl<S: DerefMut<Target = [Interrupt]>> Vgic<S> {
         if let Some(interrupt) = self.interrupt_mut(vcpu, intid)
             && interrupt.needs_order(false)
         {
-            let level = !interrupt.is(Flags::EDGE);
+            let was_active = interrupt.is(Flags::ACTIVE);
             interrupt.order_active(false, vcpu as u8);
-            if level {
-                self.push_ended(intid);
+            if was_active {
+                self.note_end(intid);
             }
             kicks = self.settle(vcpu, intid);
         }

@@ -26,6 +26,11 @@ impl Queue {
         self.len as usize
     }
 
+    /// Whether a number is in it.
+    pub fn contains(&self, intid: u32) -> bool {
+        self.word(intid / 32) >> (intid % 32) & 1 != 0
+    }
+
     /// Puts a number in. Numbers from 1024 on are ignored.
     pub fn insert(&mut self, intid: u32) {
         if let Some(word) = self.words.get_mut(intid as usize / 32) {
@@ -97,6 +102,7 @@ mod tests {
                     set.remove(&intid);
                 }
                 prop_assert_eq!((queue.is_empty(), queue.len()), (set.is_empty(), set.len()));
+                prop_assert_eq!(queue.contains(intid), set.contains(&intid));
                 prop_assert!(queue.iter().eq(set.iter().copied()), "{:?}", queue.iter().collect::<Vec<_>>());
             }
         }

@@ -16,11 +16,20 @@ pub struct Irq {
     pub priority: u8,
     pub targets: u8,
     pub active: bool,
+    /// Its line falls when it ends.
+    pub resampled: bool,
 }
 
 impl Irq {
     fn pending(&self, intid: u32) -> bool {
         if intid < 16 { self.sources != 0 } else { self.latch || (self.line && !self.edge) }
+    }
+
+    /// It has ended.
+    pub fn resample(&mut self) {
+        if self.resampled && !self.edge {
+            self.line = false;
+        }
     }
 }
 
@@ -113,7 +122,9 @@ impl Reference {
     /// The guest ends what it took last.
     pub fn end(&mut self, vcpu: usize) -> Option<(u32, u32)> {
         let (intid, source, _) = self.cpus[vcpu].handling.pop()?;
-        self.irq(vcpu, intid).active = false;
+        let irq = self.irq(vcpu, intid);
+        irq.active = false;
+        irq.resample();
         Some((intid, source))
     }
 }
