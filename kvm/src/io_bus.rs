@@ -17,7 +17,7 @@
 mod ring;
 
 use crate::host::{EventFd, Host, OutOfMemory};
-use crate::read_mostly::ReadMostly;
+use crate::read_mostly::{ReadMostly, find};
 use uapi::irq::{
     Ioeventfd, KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO, KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY,
     KVM_IOEVENTFD_VALID_FLAG_MASK,
@@ -49,15 +49,18 @@ impl From<OutOfMemory> for BusError {
 }
 
 /// Where an address lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Space {
     Memory,
     Ports,
     VirtioCcw,
 }
 
-/// Which writes ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which writes ring. No two are equal: they would ring for the same.
+///
+/// In the order that they are searched in, one for any length comes before all others at its address, and one for any value before all
+/// others of its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bell {
     space: Space,
     addr: u64,
@@ -100,18 +103,12 @@ impl Bell {
             && (self.len == 0 || other.len == 0 || self.len == other.len && same_value)
     }
 
-    /// Whether a write of memory at its address is meant.
-    fn rings(&self, len: u32, value: u64) -> bool {
-        let fits = self.len == len && self.value.is_none_or(|expected| expected == value);
-        self.space == Space::Memory && (self.len == 0 || fits)
+    /// What rings for all that this one rings for: one for any length, one for any value, and itself. At most one of them is there, since
+    /// they collide.
+    fn for_the_same(&self) -> [Self; 3] {
+        let any_value = Self { value: None, ..*self };
+        [Self { len: 0, ..any_value }, any_value, *self]
     }
-}
-
-/// A [`Bell`] and who hears it.
-#[derive(Clone)]
-struct Doorbell<E> {
-    bell: Bell,
-    event: E,
 }
 
 /// Addresses that writes are collected of.
@@ -141,8 +138,10 @@ impl Zone {
 
 /// A VM's doorbells and zones.
 pub struct IoBus<H: Host> {
-    doorbells: ReadMostly<H, Doorbell<H::EventFd>>,
-    zones: ReadMostly<H, Zone>,
+    /// Who hears which.
+    doorbells: ReadMostly<H, Bell, H::EventFd>,
+    /// By the address that they begin at.
+    zones: ReadMostly<H, u64, Zone>,
     /// The page of the ring. Written while the zones are looked at.
     ring: H::ProcessPage,
 }
@@ -161,19 +160,17 @@ impl<H: Host> IoBus<H> {
     /// Has `bell` tell `event`. May sleep.
     pub fn add_bell(&self, host: &H, bell: Bell, event: H::EventFd) -> Result<(), BusError> {
         let change = self.doorbells.change();
-        let collides = self.doorbells.look(|places| {
-            let bells = places.iter().filter_map(|place| place.value.as_ref());
-            { bells }.any(|other| other.bell.collides(&bell))
-        });
-        if collides {
+        // One that collides is one of those three, or the next after one.
+        let first = bell.for_the_same().map(|from| change.first_key(&from));
+        if first.iter().flatten().any(|other| other.collides(&bell)) {
             return Err(BusError::Exists);
         }
-        Ok(change.add(host, bell.addr, Doorbell { bell, event })?)
+        Ok(change.add(host, bell, event)?)
     }
 
     /// Undoes [`Self::add_bell`]. May sleep.
     pub fn remove_bell(&self, bell: &Bell, event: &H::EventFd) -> Result<(), BusError> {
-        let removed = self.doorbells.change().remove(|_, other| other.bell == *bell && other.event == *event);
+        let removed = self.doorbells.change().remove_at(bell, |other| other == event);
         removed.map(|_| ()).ok_or(BusError::Missing)
     }
 
@@ -200,7 +197,7 @@ impl<H: Host> IoBus<H> {
         }
         let change = self.zones.change();
         let lies_in = |other: &Zone| other.space == zone.space && other.contains(zone.addr, zone.size);
-        while change.remove(|_, other| lies_in(other)).is_some() {}
+        while change.remove(lies_in).is_some() {}
         Ok(())
     }
 
@@ -227,7 +224,7 @@ impl<H: Host> IoBus<H> {
             return false;
         }
         self.zones.look(|places| {
-            let zones = places.iter().take_while(|place| place.at <= addr).filter(|place| begins(place.at));
+            let zones = places.iter().take_while(|place| place.key <= addr).filter(|place| begins(place.key));
             let mut zones = zones.filter_map(|place| place.value.as_ref());
             let has = zones.any(|zone| zone.space == Space::Memory && zone.contains(addr, len));
             has && ring::push(&self.ring, addr, len, bytes)
@@ -239,13 +236,10 @@ impl<H: Host> IoBus<H> {
         if self.doorbells.is_empty() {
             return false;
         }
-        let value = u64::from_le_bytes(bytes);
-        let event = self.doorbells.look(|places| {
-            let first = places.partition_point(|place| place.at < addr);
-            let here = places.get(first..).unwrap_or_default().iter().take_while(|place| place.at == addr);
-            let mut bells = here.filter_map(|place| place.value.as_ref());
-            bells.find(|doorbell| doorbell.bell.rings(len, value)).map(|doorbell| doorbell.event.clone())
-        });
+        let bell = Bell { space: Space::Memory, addr, len, value: Some(u64::from_le_bytes(bytes)) };
+        // There may be thousands, at one address too.
+        let event =
+            self.doorbells.look(|places| bell.for_the_same().iter().find_map(|bell| find(places, bell)).cloned());
         // Out of the lock: it may make an interrupt, and it is to be told even if the bell is removed just now.
         event.inspect(EventFd::signal).is_some()
     }

@@ -1,33 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Lists that guests' exits look into and calls of the process change, seldom.
 //!
-//! A list is sorted by guest physical address. Who looks holds a spin lock, and first asks without it whether there is anything in the
-//! list at all. Who changes it holds a mutex. What is added goes to a longer copy, which takes the list's place in one step, so that
-//! nothing is allocated and nothing long is done under the spin lock, and a list that does not find memory stays as it is. What
-//! is removed leaves an empty place behind, which the next copy leaves out: to remove always succeeds.
+//! A list is sorted by a key, so that who looks can search. Who looks holds a spin lock, and first asks without it whether there is
+//! anything in the list at all. Who changes it holds a mutex. What is added goes to a longer copy, which takes the list's place in one
+//! step, so that nothing is allocated and nothing long is done under the spin lock, and a list that does not find memory stays as it is.
+//! What is removed leaves an empty place behind, which the next copy leaves out: to remove always succeeds.
 
 use crate::host::{Host, Lock, OutOfMemory};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// How many places are looked at under one taking of the spin lock where there may be many to be looked at.
+const PIECE: usize = 32;
+
 /// A place of a list.
-pub struct Place<T> {
-    /// The address that it is sorted by.
-    pub at: u64,
+pub struct Place<K, T> {
+    /// What it is sorted by.
+    pub key: K,
     /// `None`: what was here is gone.
     pub value: Option<T>,
 }
 
-type Places<H, T> = Option<<H as Host>::Array<Place<T>>>;
+/// What has this key, if no two in the list have the same.
+pub fn find<'a, K: Ord, T>(places: &'a [Place<K, T>], key: &K) -> Option<&'a T> {
+    let index = places.binary_search_by(|place| place.key.cmp(key)).ok()?;
+    places.get(index)?.value.as_ref()
+}
 
-/// A list.
-pub struct ReadMostly<H: Host, T: Clone> {
+type Places<H, K, T> = Option<<H as Host>::Array<Place<K, T>>>;
+
+/// A list of values by keys.
+pub struct ReadMostly<H: Host, K, T: Clone> {
     changes: H::Mutex<()>,
-    places: H::Spin<Places<H, T>>,
+    places: H::Spin<Places<H, K, T>>,
     /// How many places are not empty. Written with `changes` held.
     len: AtomicU32,
 }
 
-impl<H: Host, T: Clone> ReadMostly<H, T> {
+impl<H: Host, K: Copy + Ord, T: Clone> ReadMostly<H, K, T> {
     /// An empty one.
     pub fn new() -> Self {
         Self { changes: Lock::new(()), places: Lock::new(None), len: AtomicU32::new(0) }
@@ -44,42 +53,64 @@ impl<H: Host, T: Clone> ReadMostly<H, T> {
     }
 
     /// Looks into it, with a spin lock held.
-    pub fn look<R>(&self, look: impl FnOnce(&[Place<T>]) -> R) -> R {
+    pub fn look<R>(&self, look: impl FnOnce(&[Place<K, T>]) -> R) -> R {
         look(self.places.lock().as_deref().unwrap_or_default())
     }
 
     /// Nobody else changes it until what this returns is dropped. May sleep.
-    pub fn change(&self) -> Change<'_, H, T> {
+    pub fn change(&self) -> Change<'_, H, K, T> {
         Change { list: self, _changes: self.changes.lock() }
     }
 }
 
 /// The right to change a list.
-pub struct Change<'a, H: Host, T: Clone> {
-    list: &'a ReadMostly<H, T>,
+pub struct Change<'a, H: Host, K, T: Clone> {
+    list: &'a ReadMostly<H, K, T>,
     _changes: <H::Mutex<()> as Lock<()>>::Guard<'a>,
 }
 
-impl<H: Host, T: Clone> Change<'_, H, T> {
-    /// Adds a value, behind those that are at the same address. May sleep.
-    pub fn add(&self, host: &H, at: u64, value: T) -> Result<(), OutOfMemory> {
-        let len = self.list.len();
-        let mut added = Some(Place { at, value: Some(value) });
-        let mut next = 0;
-        // Each is copied under a lock of its own: there may be many.
-        let longer = host.array(len + 1, |_| {
-            self.list.look(|places| {
-                let left = places.get(next..).unwrap_or_default();
-                let found = left.iter().position(|place| place.value.is_some());
-                let place = found.and_then(|found| left.get(found));
-                match (place, found) {
-                    (Some(place), Some(found)) if place.at <= at || added.is_none() => {
-                        next += found + 1;
-                        Place { at: place.at, value: place.value.clone() }
-                    }
-                    _ => added.take().unwrap_or(Place { at: u64::MAX, value: None }),
+impl<H: Host, K: Copy + Ord, T: Clone> Change<'_, H, K, T> {
+    /// The first place from number `next` on that is not empty, by its key and what `look` makes of its value; `next` is its number.
+    fn first_from<R>(&self, next: &mut usize, look: impl Fn(&T) -> R) -> Option<(K, R)> {
+        loop {
+            // Nobody else changes the list, so it stays the same from piece to piece.
+            let found = self.list.look(|places| {
+                let piece = places.get(*next..).unwrap_or_default();
+                let looked_at = piece.len().min(PIECE);
+                let full = |place: &Place<K, T>| Some((place.key, look(place.value.as_ref()?)));
+                match piece.iter().take(PIECE).enumerate().find_map(|(index, place)| Some((index, full(place)?))) {
+                    Some((index, found)) => Ok((index, Some(found))),
+                    None if looked_at < PIECE => Ok((looked_at, None)),
+                    None => Err(looked_at),
                 }
-            })
+            });
+            match found {
+                Ok((empty, found)) => {
+                    *next += empty;
+                    return found;
+                }
+                Err(empty) => *next += empty,
+            }
+        }
+    }
+
+    /// The first key in the list that is `key` or greater.
+    pub fn first_key(&self, key: &K) -> Option<K> {
+        let mut next = self.list.look(|places| places.partition_point(|place| place.key < *key));
+        self.first_from(&mut next, |_| ()).map(|(key, ())| key)
+    }
+
+    /// Adds a value, behind those that have the same key. May sleep.
+    pub fn add(&self, host: &H, key: K, value: T) -> Result<(), OutOfMemory> {
+        let len = self.list.len();
+        let mut added = Some(value);
+        let mut next = 0;
+        let longer = host.array(len + 1, |_| match self.first_from(&mut next, T::clone) {
+            Some((other, value)) if other <= key || added.is_none() => {
+                next += 1;
+                Place { key: other, value: Some(value) }
+            }
+            _ => Place { key, value: added.take() },
         })?;
         let _shorter = self.list.places.lock().replace(longer);
         self.list.len.store(len as u32 + 1, Ordering::Relaxed);
@@ -87,12 +118,21 @@ impl<H: Host, T: Clone> Change<'_, H, T> {
     }
 
     /// Takes the first value out that is meant. It is the caller's to drop: this holds a lock.
-    pub fn remove(&self, is_meant: impl Fn(u64, &T) -> bool) -> Option<T> {
+    pub fn remove(&self, is_meant: impl Fn(&T) -> bool) -> Option<T> {
+        self.take(|places| places.iter_mut().find_map(|place| place.value.take_if(|value| is_meant(value))))
+    }
+
+    /// The same for what has this key, if no two in the list have the same.
+    pub fn remove_at(&self, key: &K, is_meant: impl Fn(&T) -> bool) -> Option<T> {
+        self.take(|places| {
+            let index = places.binary_search_by(|place| place.key.cmp(key)).ok()?;
+            places.get_mut(index)?.value.take_if(|value| is_meant(value))
+        })
+    }
+
+    fn take(&self, find: impl FnOnce(&mut [Place<K, T>]) -> Option<T>) -> Option<T> {
         let mut places = self.list.places.lock();
-        let removed = places.as_deref_mut()?.iter_mut().find_map(|place| {
-            let at = place.at;
-            place.value.take_if(|value| is_meant(at, value))
-        })?;
+        let removed = find(places.as_deref_mut()?)?;
         self.list.len.store((self.list.len() as u32).wrapping_sub(1), Ordering::Relaxed);
         Some(removed)
     }
@@ -106,10 +146,10 @@ mod tests {
     use std::sync::Arc;
     use std::vec::Vec;
 
-    type List = ReadMostly<fake::Host, Arc<u32>>;
+    type List = ReadMostly<fake::Host, u64, Arc<u32>>;
 
     fn contents(list: &List) -> Vec<(u64, u32)> {
-        list.look(|places| places.iter().filter_map(|place| Some((place.at, **place.value.as_ref()?))).collect())
+        list.look(|places| places.iter().filter_map(|place| Some((place.key, **place.value.as_ref()?))).collect())
     }
 
     proptest! {
@@ -120,8 +160,9 @@ mod tests {
             let mut model: Vec<(u64, u32)> = Vec::new();
             for (number, (kind, at)) in (0..).zip(steps) {
                 if kind == 0 {
-                    let removed = list.change().remove(|place, _| place == at);
-                    let expected = model.iter().position(|(place, _)| *place == at).map(|index| model.remove(index).1);
+                    let meant = |value: u32| u64::from(value % 8) == at;
+                    let removed = list.change().remove(|value| meant(**value));
+                    let expected = model.iter().position(|(_, value)| meant(*value)).map(|index| model.remove(index).1);
                     prop_assert_eq!(removed.map(|value| *value), expected);
                 } else {
                     // Now and then there is no memory.
@@ -135,8 +176,39 @@ mod tests {
                 }
                 prop_assert_eq!(contents(&list), model.clone());
                 prop_assert_eq!((list.len(), list.is_empty()), (model.len(), model.is_empty()));
+                let first = model.iter().map(|(place, _)| *place).find(|place| *place >= at);
+                prop_assert_eq!(list.change().first_key(&at), first);
             }
         }
+    }
+
+    /// Many are searched, and none of many that are gone keeps the lock for long.
+    #[test]
+    fn what_is_unique_is_found_among_many() {
+        let host = fake::Host::new();
+        let list = List::new();
+        for number in 0..500u32 {
+            // In an order that is neither up nor down.
+            let at = u64::from(number * 263 % 500);
+            list.change().add(&host, at, Arc::new(number)).unwrap();
+        }
+        for at in 0..500u64 {
+            let meant = list.look(|places| find(places, &at).cloned()).expect("it was added");
+            assert_eq!(u64::from(*meant * 263 % 500), at);
+            assert!(list.change().remove_at(&at, |value| *value != meant).is_none());
+            if at % 100 != 0 {
+                assert_eq!(list.change().remove_at(&at, |value| *value == meant), Some(meant));
+                assert!(list.change().remove_at(&at, |_| true).is_none());
+            }
+            assert_eq!(list.look(|places| find(places, &at).is_some()), at % 100 == 0);
+        }
+        assert!(list.look(|places| find(places, &500).is_none()));
+        for at in 0..500u64 {
+            assert_eq!(list.change().first_key(&at), Some(at.next_multiple_of(100)).filter(|next| *next < 500));
+        }
+        assert_eq!((list.len(), list.look(<[_]>::len)), (5, 500));
+        list.change().add(&host, 250, Arc::new(0)).unwrap();
+        assert_eq!(contents(&list).iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 100, 200, 250, 300, 400]);
     }
 
     #[test]
@@ -148,7 +220,7 @@ mod tests {
             list.change().add(&host, at, value.clone()).unwrap();
         }
         assert_eq!(Arc::strong_count(&value), 4);
-        assert!(list.change().remove(|at, _| at == 1).is_some());
+        assert!(list.change().remove_at(&1, |_| true).is_some());
         assert_eq!(Arc::strong_count(&value), 3);
         drop(list);
         assert_eq!(Arc::strong_count(&value), 1);

@@ -34,6 +34,14 @@ fn write(bus: &Bus, addr: u64, len: u32, value: u32) -> bool {
     bus.write(addr, len, bytes)
 }
 
+impl Bell {
+    /// Whether a write of memory at its address is meant.
+    fn rings(&self, len: u32, value: u64) -> bool {
+        let fits = self.len == len && self.value.is_none_or(|expected| expected == value);
+        self.space == Space::Memory && (self.len == 0 || fits)
+    }
+}
+
 /// Entries in the ring.
 fn collected(bus: &Bus) -> usize {
     let [first, last, ..] = bus.ring().0.as_ref();
@@ -280,7 +288,10 @@ proptest! {
                 prop_assert_eq!(bus.remove_bell(&bell, &event), expected);
             } else {
                 let event = ProcessEvent::default();
-                if bus.add_bell(&host, bell, event.clone()).is_ok() {
+                let collides = model.iter().any(|(other, _)| other.collides(&bell));
+                let expected = if collides { Err(BusError::Exists) } else { Ok(()) };
+                prop_assert_eq!(bus.add_bell(&host, bell, event.clone()), expected);
+                if !collides {
                     model.push((bell, event));
                 }
             }
