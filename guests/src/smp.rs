@@ -18,8 +18,11 @@ use crate::{gic, psci, sysreg, timer};
 pub const MAX_CPUS: u32 = 8;
 /// The SGI that says that there is something in the mailbox.
 pub const CALL: u32 = 15;
-/// Microseconds that anything may take: many, since eight vCPUs may share one CPU of an emulated host.
+/// Microseconds that a vCPU itself may wait for anything: many, since eight may share one CPU of an emulated host.
 const PATIENCE: u32 = 30_000_000;
+/// Microseconds from one look to the next that count as waiting. What is longer is time in which this vCPU did not run: its host was
+/// busy, stopped it or hibernated, and the others may not have run either.
+const LOOK: u32 = 10_000;
 
 const STACK: usize = 0x4000;
 
@@ -85,8 +88,17 @@ pub fn cpus() -> u32 {
 }
 
 /// Waits for something that another vCPU does; whether it was done.
-pub fn wait_for(done: impl FnMut() -> bool) -> bool {
-    timer::wait_until(PATIENCE, done)
+pub fn wait_for(mut done: impl FnMut() -> bool) -> bool {
+    let (mut left, most) = (timer::ticks(PATIENCE), u64::from(timer::ticks(LOOK)));
+    let mut last = sysreg::cntvct::read();
+    loop {
+        if done() {
+            return true;
+        }
+        let now = sysreg::cntvct::read();
+        let Some(rest) = left.checked_sub((now - last).min(most) as u32) else { return done() };
+        (left, last) = (rest, now);
+    }
 }
 
 /// CPU_ON: what the firmware answers. The vCPU will find `argument`, whose low three bits must be its number, in r0.
