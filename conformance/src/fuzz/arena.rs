@@ -52,7 +52,7 @@ impl Part {
 
     /// Some pages of it: where, and bytes.
     fn some(self, random: &mut Rng) -> (usize, usize) {
-        let most = random.of(&[1, 1, 4, 64, self.pages]).min(self.pages);
+        let most = random.of(&[1, 1, 1, 2, 4, 16, 64, self.pages]).min(self.pages);
         let pages = random.usize(1..=most);
         (self.at + random.usize(..=self.pages - pages) * PAGE, pages * PAGE)
     }
@@ -139,6 +139,12 @@ impl Arena {
         (FILE.at, FILE.bytes())
     }
 
+    /// Fills it with copies of these words.
+    pub fn fill(&self, words: &[u32]) -> io::Result<()> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        (0..FILE.bytes() / bytes.len()).try_for_each(|copy| self.file.write_all_at(&bytes, (copy * bytes.len()) as u64))
+    }
+
     /// Writes words into that part, wherever it is mapped and however.
     pub fn put(&self, offset: usize, words: &[u32]) {
         for (index, word) in words.iter().enumerate() {
@@ -150,7 +156,7 @@ impl Arena {
 
     /// An address in the arena: now and then at the very end of a page, or odd.
     pub fn address(&self, random: &mut Rng) -> usize {
-        let part = random.of(&[FILE, FILE, FILE, HUGE, CUT, WINDOWS, SPARE, ALL]);
+        let part = random.of(&[FILE, FILE, FILE, FILE, FILE, FILE, HUGE, CUT, WINDOWS, SPARE, ALL]);
         let page = part.at + random.usize(..part.pages) * PAGE;
         match random.u32(..8) {
             0 | 1 => page,

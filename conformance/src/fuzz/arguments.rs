@@ -127,6 +127,13 @@ impl Maker<'_> {
     }
 }
 
+/// Puts a value into the middle of the desk, behind any structure, and says where.
+pub fn park(desk: &mut [u64; DESK / 8], value: u64) -> u64 {
+    let place = &mut desk[DESK / 16];
+    *place = value;
+    std::ptr::from_mut(place) as usize as u64
+}
+
 /// An address of the process where nothing is: not its, or the kernel's, or one that wraps.
 pub fn nowhere(random: &mut Rng) -> u64 {
     let kernel = random.of(&[0xbf00_0000, 0xc000_0000, 0xfe00_0000, 0xff00_4000, 0xffff_0000]) + random.u64(..0x1000);
@@ -225,9 +232,12 @@ pub fn irqfd(maker: &mut Maker) -> Argument {
 }
 
 pub fn ioeventfd(maker: &mut Maker) -> Argument {
+    // Few places, so that two meet at one.
+    let addr =
+        if maker.random.one_in(2) { maker.guest_address() } else { u64::from(DEVICE) + maker.random.u64(..4) * 4 };
     let ioeventfd = Ioeventfd {
         datamatch: maker.random.of(&[0, 1, 0x55, u64::MAX]),
-        addr: maker.guest_address(),
+        addr,
         len: maker.random.of(&[4, 4, 1, 2, 8, 0, 3, 16]),
         fd: maker.descriptor(Kind::Event) as i32,
         flags: maker.random.of(&[0, 0, 1, 4, 5, 2, 8, 16]),
@@ -306,7 +316,7 @@ pub fn vcpu_attribute(maker: &mut Maker) -> Argument {
     let group = maker.random.of(&[KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_PMU_V3_CTRL, 2]);
     let attr = maker.random.of(&[KVM_ARM_VCPU_TIMER_IRQ_VTIMER, KVM_ARM_VCPU_TIMER_IRQ_PTIMER, 2]);
     let value = maker.random.of(&[27, 30, 20, 16, 31, 15, 32, u64::MAX]);
-    let addr = if maker.random.one_in(4) { maker.address() } else { maker.value_in_arena(value) };
+    let addr = maker.value_at(value);
     maker.put_with_address(DeviceAttr { flags: 0, group, attr, addr }, 16)
 }
 
@@ -323,16 +333,22 @@ pub fn attribute(maker: &mut Maker) -> Argument {
     };
     let any = maker.random.value();
     let value = maker.random.of(&[GICD.into(), GICC.into(), 64, 96, 1024, 27, 30, 1, any]);
-    let addr = if maker.random.one_in(4) { maker.address() } else { maker.value_in_arena(value) };
+    let addr = maker.value_at(value);
     maker.put_with_address(DeviceAttr { flags: 0, group, attr, addr }, 16)
 }
 
 impl Maker<'_> {
-    /// The address of a value in the arena.
-    fn value_in_arena(&mut self, value: u64) -> u64 {
-        let (address, offset) = self.arena.place(self.random);
-        self.arena.put(offset, &[value as u32, (value >> 32) as u32]);
-        address as u64
+    /// The address of a value that the kernel reads or replaces: where it stays, or in the arena, where it may go, or any.
+    fn value_at(&mut self, value: u64) -> u64 {
+        match self.random.u32(..8) {
+            0 => self.address(),
+            1 | 2 => {
+                let (address, offset) = self.arena.place(self.random);
+                self.arena.put(offset, &[value as u32, (value >> 32) as u32]);
+                address as u64
+            }
+            _ => park(self.desk, value),
+        }
     }
 }
 
@@ -369,7 +385,7 @@ fn register_id(random: &mut Rng) -> u64 {
 
 pub fn get_register(maker: &mut Maker) -> Argument {
     let id = register_id(maker.random);
-    let addr = maker.address();
+    let addr = maker.value_at(0);
     maker.put_with_address(OneReg { id, addr }, 8)
 }
 
@@ -385,7 +401,7 @@ pub fn set_register(maker: &mut Maker) -> Argument {
         1 => maker.random.u64(..4),
         _ => maker.random.value(),
     };
-    let addr = if maker.random.one_in(8) { maker.address() } else { maker.value_in_arena(value) };
+    let addr = maker.value_at(value);
     maker.put_with_address(OneReg { id, addr }, 8)
 }
 

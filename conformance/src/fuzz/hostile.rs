@@ -6,8 +6,11 @@
 //! and a place of the table of descriptors holds what the last one put there. So a process that brings a host down is tried again by
 //! its number, and does much the same.
 //!
-//! A timer's signal ends each stay in a guest after some microseconds, and signals come at other times too. A process ends in one of several ways, most of them in the middle
-//! of it all; a process that it forked may outlive it, with its descriptors.
+//! A timer's signal ends each stay in a guest after some microseconds, and signals come at other times too. A process ends in one of
+//! several ways, most of them in the middle of it all; a process that it forked may outlive it, with its descriptors.
+//!
+//! An emulated host spends nearly all of its time on memory: clearing pages, faults, flushes of TLBs, processes that begin and end. So
+//! a process makes many calls, most values that a call reads or writes lie in memory that stays, and few processes have huge pages.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -20,7 +23,7 @@ use nix::errno::Errno;
 use uapi::*;
 
 use crate::arena::{Arena, PAGE};
-use crate::arguments::{Argument, DESK, Maker, nowhere};
+use crate::arguments::{self, Argument, DESK, Maker, nowhere};
 use crate::descriptors::{Descriptors, Kind, LIMIT};
 use crate::grammar::{CALLS, Call, any_call, strange_number};
 use crate::image::{self, GICC, GICD, RAM};
@@ -36,7 +39,7 @@ pub enum Ending {
     Close,
     /// It becomes another program while its threads go on.
     Exec,
-    /// Whoever watches kills it.
+    /// Whoever watches kills it, at work.
     Killed,
 }
 
@@ -45,7 +48,7 @@ pub enum Ending {
 pub struct Plan {
     /// Threads.
     pub threads: usize,
-    /// What each does.
+    /// What each does, unless it is to be killed.
     pub steps: u32,
     /// How it ends.
     pub ending: Ending,
@@ -58,7 +61,7 @@ impl Plan {
     pub fn of(random: &mut Rng) -> Self {
         Self {
             threads: random.of(&[1, 2, 2, 3, 4]),
-            steps: random.of(&[500, 5000, 20_000]),
+            steps: random.of(&[1000, 20_000, 100_000]),
             ending: random.of(&[
                 Ending::Exit,
                 Ending::Close,
@@ -67,7 +70,7 @@ impl Plan {
                 Ending::Killed,
                 Ending::Killed,
             ]),
-            time: random.of(&[3, 20, 100, 400, 2000, 5000]),
+            time: random.of(&[5, 100, 1000, 5000, 5000, 10_000]),
         }
     }
 }
@@ -100,6 +103,9 @@ struct Worker {
 struct Alarm(Option<libc::timer_t>);
 
 impl Alarm {
+    /// From one signal to the next.
+    const AGAIN: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 3_000_000 };
+
     /// This thread's.
     fn new() -> Self {
         // SAFETY: a structure of numbers, filled as SIGEV_THREAD_ID has it; the call writes the timer's name.
@@ -114,16 +120,18 @@ impl Alarm {
         }
     }
 
-    /// From now on every so many microseconds: the first may come before there is a stay to end. 0: no more.
-    fn every(self, microseconds: u32) {
+    /// In so many microseconds, and again and again: the first may come before there is a stay to end. 0: no more. An emulated host
+    /// does little else when it comes more often than [`Self::AGAIN`].
+    fn after(self, microseconds: u32) {
         let Some(timer) = self.0 else { return };
         let time = libc::timespec { tv_sec: 0, tv_nsec: (microseconds * 1000) as libc::c_long };
+        let again = if microseconds == 0 { time } else { Self::AGAIN };
         // SAFETY: a timer of this process's; the structures are read.
         unsafe {
             libc::timer_settime(
                 timer,
                 0,
-                &libc::itimerspec { it_interval: time, it_value: time },
+                &libc::itimerspec { it_interval: again, it_value: time },
                 std::ptr::null_mut(),
             );
         }
@@ -135,9 +143,11 @@ extern "C" fn nothing(_: libc::c_int) {}
 /// Lives the life of a hostile process. It does not return.
 pub fn live(plan: &Plan, seed: u64, number: u64, tally: &'static Tally) -> ! {
     let limit = libc::rlimit { rlim_cur: LIMIT as libc::rlim_t, rlim_max: LIMIT as libc::rlim_t };
+    let huge_pages = number.is_multiple_of(4);
     // SAFETY: settings of this process; the handler does nothing.
     unsafe {
         libc::setpgid(0, 0);
+        libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!huge_pages), 0, 0, 0);
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
@@ -148,15 +158,17 @@ pub fn live(plan: &Plan, seed: u64, number: u64, tally: &'static Tally) -> ! {
     let Ok(arena) = Arena::new() else { end(4) };
     let arena: &Arena = Box::leak(Box::new(arena));
     let mut random = stream(seed, number);
-    let image = image::image(&mut random);
-    (0..arena.program().1 / image::BYTES).for_each(|part| arena.put(part * image::BYTES, &image));
+    if arena.fill(&image::image(&mut random)).is_err() {
+        end(4);
+    }
     let mut first = Worker::new(random.u64(..), arena, tally);
     first.open();
     first.furnish();
     static DONE: AtomicUsize = AtomicUsize::new(0);
     let workers: Vec<_> = (0..plan.threads)
         .map(|_| {
-            let (seed, steps) = (random.u64(..), plan.steps);
+            let steps = if plan.ending == Ending::Killed { u32::MAX } else { plan.steps };
+            let seed = random.u64(..);
             std::thread::spawn(move || {
                 let mut worker = Worker::new(seed, arena, tally);
                 (0..steps).for_each(|_| worker.step(true));
@@ -166,7 +178,7 @@ pub fn live(plan: &Plan, seed: u64, number: u64, tally: &'static Tally) -> ! {
         .collect();
     let over = Instant::now() + Duration::from_millis(plan.time);
     loop {
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(plan.time.min(20)));
         let through = DONE.load(Ordering::Relaxed) == plan.threads || Instant::now() > over;
         if through && plan.ending != Ending::Killed {
             first.finish(plan.ending);
@@ -247,6 +259,9 @@ impl Worker {
         }
         self.structure(KVM_CREATE_DEVICE, vm, CreateDevice { device_type: KVM_DEV_TYPE_ARM_VGIC_V2, fd: 0, flags: 0 });
         let gic = (self.desk[0] >> 32) as i32;
+        if gic <= 0 {
+            return;
+        }
         DESCRIPTORS.put(Kind::Device, gic, &mut self.random);
         for (group, attr, value) in [
             (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V2_ADDR_TYPE_DIST, GICD),
@@ -258,11 +273,9 @@ impl Worker {
         }
     }
 
-    /// Puts a value behind the desk's first half, where no structure of a machine's making reaches, and says where.
+    /// Puts a value where no structure of a machine's making reaches, and says where.
     fn park(&mut self, value: u32) -> u64 {
-        let place = &mut self.desk[DESK / 16];
-        *place = value.into();
-        std::ptr::from_mut(place) as usize as u64
+        arguments::park(&mut self.desk, value.into())
     }
 
     fn register(&mut self, vcpu: RawFd, id: u64, value: u32) {
@@ -300,10 +313,10 @@ impl Worker {
                 self.open();
                 self.furnish();
             }
-            4..=30 => self.other(|worker| worker.arena.disturb(&mut worker.random)),
-            31..=60 => self.other(|worker| worker.arena.scribble(&mut worker.random)),
-            61..=74 => self.other(Self::handle),
-            75..=84 => self.strange(),
+            4..=13 => self.other(|worker| worker.arena.disturb(&mut worker.random)),
+            14..=30 => self.other(|worker| worker.arena.scribble(&mut worker.random)),
+            31..=40 => self.other(Self::handle),
+            41..=50 => self.strange(),
             _ => {
                 let index = any_call(&mut self.random);
                 self.make(index, &CALLS[index]);
@@ -377,21 +390,24 @@ impl Worker {
         };
         // What is drawn because of the answer does not change what comes next.
         let mut random = self.random.fork();
-        let stay = (call_made.number == KVM_RUN).then(|| self.random.u32(20..500));
+        let stay = (call_made.number == KVM_RUN).then(|| self.random.u32(20..500) * self.random.of(&[1, 1, 1, 1, 8]));
         if let Some(time) = stay {
-            self.alarm.every(time);
+            self.alarm.after(time);
         }
         // SAFETY: the argument is a number, an address on the desk, in the arena, or where nothing is; so are those within it.
         let answer = unsafe { call(fd, call_made.number, argument) };
         if stay.is_some() {
-            self.alarm.every(0);
+            self.alarm.after(0);
         }
         self.tally.count(Some(index), answer);
         if let (Ok(made), Some(kind)) = (answer, call_made.makes) {
             DESCRIPTORS.put(kind, made, &mut random);
         }
-        if call_made.number == KVM_CREATE_DEVICE && answer.is_ok() && argument == self.desk.as_ptr() as usize {
-            DESCRIPTORS.put(Kind::Device, (self.desk[0] >> 32) as i32, &mut random);
+        let device = (self.desk[0] >> 32) as i32;
+        // One that was only asked for has no descriptor.
+        let made = call_made.number == KVM_CREATE_DEVICE && answer.is_ok() && device > 0;
+        if made && argument == self.desk.as_ptr() as usize {
+            DESCRIPTORS.put(Kind::Device, device, &mut random);
         }
     }
 

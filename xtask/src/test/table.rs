@@ -416,7 +416,7 @@ const DEFAULT_HOST: &[Test] = &[
         exit $status",
     )
     .expecting(&[Report]),
-    Test::of("hostile processes and wild guests", "kvm-fuzz --seconds 20").within(300).expecting(&[Report]),
+    Test::of("hostile processes and wild guests", "kvm-fuzz --calls 50000").within(300).expecting(&[Report]),
     Test::of(
         "after hostile processes the module can be unloaded, and loaded again it runs a guest",
         "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko && bare first_light",
