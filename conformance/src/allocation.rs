@@ -17,7 +17,7 @@ use uapi::*;
 use crate::Case;
 use crate::code::Program;
 use crate::doorbells::eventfd;
-use crate::left_behind::{pages_in_use, users};
+use crate::left_behind::{heap_blocks, none_is_lost, pages_in_use, users};
 use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, Vcpu, region, set_attribute};
 use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Fd, process};
@@ -268,11 +268,14 @@ fn nothing_left() -> Verdict {
     };
     round()?;
     let mut growth = Vec::new();
+    let mut blocks = vec![heap_blocks()?];
     for _ in 0..4 {
         let before = pages_in_use()?;
         (0..ROUNDS).try_for_each(|_| round())?;
         growth.push(pages_in_use()? - before);
+        blocks.push(heap_blocks()?);
     }
+    none_is_lost(&blocks)?;
     let least = growth.iter().copied().min().unwrap_or(0);
     holds(least < ROUNDS, format_args!("{ROUNDS} rounds leave less than a page each; in turn they left {growth:?}"))
 }

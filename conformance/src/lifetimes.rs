@@ -14,7 +14,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::{LOW, Program, SCTLR_MMU, SECTION};
-use crate::left_behind::{await_no_users, pages_in_use, users};
+use crate::left_behind::{await_no_users, heap_blocks, none_is_lost, pages_in_use, users};
 use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu, await_that, region};
 use crate::memory_map::{Memory, PAGE, memory_file};
 use crate::sys::{on_cpu, process, unload};
@@ -284,15 +284,18 @@ const PROCESSES: u32 = 100;
 /// shows in each round anew.
 fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
     let mut growth = Vec::new();
+    let mut blocks = vec![heap_blocks()?];
     let mut before = pages_in_use()?;
     for _ in 0..4 {
         for _ in 0..PROCESSES {
             one()?;
         }
+        blocks.push(heap_blocks()?);
         let now = pages_in_use()?;
         growth.push(now - before);
         before = now;
     }
+    none_is_lost(&blocks)?;
     let least = growth.iter().copied().min().unwrap_or(0) as f64 / f64::from(PROCESSES);
     holds(
         least < NOISE,

@@ -8,7 +8,6 @@
 #include <linux/mutex.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
-#include <linux/slab.h>
 
 #include "shim.h"
 
@@ -103,7 +102,7 @@ int ws_debugfs_add(void *vm, int fd, void **place)
 
 	while (ws_rust_statistic_name(count))
 		count++;
-	seen = ws_allocation_fails() ? NULL : kzalloc(struct_size(seen, figures, count), GFP_KERNEL_ACCOUNT);
+	seen = ws_alloc(struct_size(seen, figures, count));
 	if (!seen)
 		return -ENOMEM;
 	seen->vm = vm;
@@ -134,7 +133,7 @@ void ws_debugfs_remove(void *place)
 	if (!IS_ERR(seen->folder))
 		debugfs_remove_recursive(seen->folder);
 	mutex_unlock(&seen_lock);
-	kfree(seen);
+	ws_free(seen);
 }
 
 /* Comes last when the module is loaded: an open file keeps it from being unloaded, but not from failing to load. */

@@ -5,7 +5,6 @@
 #include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/poll.h>
-#include <linux/slab.h>
 #include <linux/version.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -83,7 +82,7 @@ static void irqfd_closed(struct work_struct *work)
 /* For a descriptor's eventfd; not watched yet. Or an ERR_PTR. */
 void *ws_irqfd_create(u32 fd)
 {
-	struct irqfd *irqfd = ws_allocation_fails() ? NULL : kzalloc(sizeof(*irqfd), GFP_KERNEL_ACCOUNT);
+	struct irqfd *irqfd = ws_alloc(sizeof(*irqfd));
 	long error;
 
 	if (!irqfd)
@@ -93,14 +92,14 @@ void *ws_irqfd_create(u32 fd)
 	init_poll_funcptr(&irqfd->table, irqfd_enqueue);
 	irqfd->file = fget(fd);
 	if (!irqfd->file) {
-		kfree(irqfd);
+		ws_free(irqfd);
 		return ERR_PTR(-EBADF);
 	}
 	irqfd->eventfd = eventfd_ctx_fileget(irqfd->file);
 	if (IS_ERR(irqfd->eventfd)) {
 		error = PTR_ERR(irqfd->eventfd);
 		fput(irqfd->file);
-		kfree(irqfd);
+		ws_free(irqfd);
 		return ERR_PTR(error);
 	}
 	return irqfd;
@@ -143,7 +142,7 @@ void ws_irqfd_destroy(void *memory)
 			cancel_work_sync(&irqfd->closed);
 	}
 	eventfd_ctx_put(irqfd->eventfd);
-	kfree(irqfd);
+	ws_free(irqfd);
 }
 
 /* Waits for ws_rust_irqfd_closed to return wherever it runs. */

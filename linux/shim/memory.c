@@ -3,9 +3,11 @@
  * Memory: the kernel's heap and pages, copies from and to the calling process, its pages for stage 2, and the notifier that
  * says when they change.
  */
+#include <linux/atomic.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/moduleparam.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -15,13 +17,21 @@
 
 #include "shim.h"
 
+/* Blocks of the heap that were not given back: of a VM that is gone there is none. (Of pages, Hyp mode's tables keep some.) */
+static atomic_t heap_blocks;
+
 void *ws_alloc(unsigned long bytes)
 {
-	return ws_allocation_fails() ? NULL : kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+	void *memory = ws_allocation_fails() ? NULL : kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+
+	if (memory)
+		atomic_inc(&heap_blocks);
+	return memory;
 }
 
 void ws_free(void *memory)
 {
+	atomic_dec(&heap_blocks);
 	kvfree(memory);
 }
 
@@ -48,6 +58,16 @@ void ws_free_page(void *memory)
 {
 	free_page((unsigned long)memory);
 }
+
+static int get_heap_blocks(char *text, const struct kernel_param *parameter)
+{
+	return sprintf(text, "%d\n", atomic_read(&heap_blocks));
+}
+
+static const struct kernel_param_ops heap_blocks_operations = { .get = get_heap_blocks };
+
+module_param_cb(heap_blocks, &heap_blocks_operations, NULL, 0400);
+MODULE_PARM_DESC(heap_blocks, "how many blocks of the kernel's heap the module has (read only; for tests)");
 
 u64 ws_phys_of(const void *lowmem)
 {
@@ -207,7 +227,7 @@ static const struct mmu_notifier_ops watch_operations = {
 /* Watches the calling process's memory for a VM. Returns the watch or an ERR_PTR. */
 void *ws_mm_watch(void *vm)
 {
-	struct mm_watch *watch = ws_allocation_fails() ? NULL : kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
+	struct mm_watch *watch = ws_alloc(sizeof(*watch));
 	int error;
 
 	if (!watch)
@@ -218,7 +238,7 @@ void *ws_mm_watch(void *vm)
 	/* It may allocate, too. */
 	error = ws_allocation_fails() ? -ENOMEM : mmu_notifier_register(&watch->notifier, watch->mm);
 	if (error) {
-		kfree(watch);
+		ws_free(watch);
 		return ERR_PTR(error);
 	}
 	return watch;
@@ -229,7 +249,7 @@ void ws_mm_unwatch(void *memory)
 	struct mm_watch *watch = memory;
 
 	mmu_notifier_unregister(&watch->notifier, watch->mm);
-	kfree(watch);
+	ws_free(watch);
 }
 
 u32 ws_mm_is_current(const void *memory)

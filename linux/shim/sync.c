@@ -6,7 +6,6 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/version.h>
 #include <linux/wait.h>
@@ -84,7 +83,7 @@ static enum hrtimer_restart timer_fired(struct hrtimer *timer)
 
 void *ws_waiter_create(void)
 {
-	struct waiter *waiter = ws_allocation_fails() ? NULL : kzalloc(sizeof(*waiter), GFP_KERNEL_ACCOUNT);
+	struct waiter *waiter = ws_alloc(sizeof(*waiter));
 
 	if (!waiter)
 		return NULL;
@@ -106,7 +105,7 @@ void ws_waiter_destroy(void *memory)
 	hrtimer_cancel(&waiter->timer);
 	if (waiter->task)
 		put_task_struct(waiter->task);
-	kfree(waiter);
+	ws_free(waiter);
 }
 
 /* The calling thread is the one that runs the vCPU from now on. */

@@ -164,6 +164,7 @@ impl Run {
     /// All of it. Whether all is well.
     fn through(mut self) -> Result<bool, Failure> {
         let mut used = vec![left_behind::pages_in_use()?];
+        let mut blocks = vec![left_behind::heap_blocks()?];
         for round in 1..=ROUNDS {
             while !self.is_over(round) && self.complaints.is_empty() {
                 while self.children.len() < ABREAST {
@@ -177,6 +178,7 @@ impl Run {
             self.tell();
             left_behind::await_no_users()?;
             used.push(left_behind::pages_in_use()?);
+            blocks.push(left_behind::heap_blocks()?);
         }
         print!("{}", self.tally.table());
         println!(
@@ -211,10 +213,10 @@ impl Run {
             ),
             (
                 "nothing is left behind",
-                holds(
+                left_behind::none_is_lost(&blocks).and(holds(
                     growth.iter().skip(1).min().is_none_or(|least| *least < NOISE),
                     format_args!("no memory is lost; pages that each round lost: {growth:?}"),
-                ),
+                )),
             ),
             ("a guest runs as it should", sane()),
         ]))
