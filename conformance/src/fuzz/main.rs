@@ -165,8 +165,9 @@ impl Run {
     fn through(mut self) -> Result<bool, Failure> {
         let mut used = vec![left_behind::pages_in_use()?];
         let mut blocks = vec![left_behind::heap_blocks()?];
-        for round in 1..=ROUNDS {
-            while !self.is_over(round) && self.complaints.is_empty() {
+        for _ in 0..ROUNDS {
+            let (began, calls) = (Instant::now(), self.tally.calls());
+            while !self.is_over(began, calls) && self.complaints.is_empty() {
                 while self.children.len() < ABREAST {
                     self.start()?;
                 }
@@ -230,11 +231,12 @@ impl Run {
         self.tally.exits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Whether this round is.
-    fn is_over(&self, round: u32) -> bool {
-        let part = |all: u64| all / u64::from(ROUNDS) * u64::from(round);
-        self.begun.elapsed().as_secs_f64() > part(self.options.seconds * 1000) as f64 / 1000.0
-            || self.tally.calls() >= part(self.options.calls)
+    /// Whether a round is that began then, after so many calls. What the one before it did too much counts for that one: in each there is
+    /// something to lose.
+    fn is_over(&self, began: Instant, calls: u64) -> bool {
+        let part = |all: u64| all / u64::from(ROUNDS);
+        began.elapsed().as_secs_f64() > part(self.options.seconds.saturating_mul(1000)) as f64 / 1000.0
+            || self.tally.calls() - calls >= part(self.options.calls)
     }
 
     /// Starts the next process.
