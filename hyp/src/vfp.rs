@@ -55,6 +55,7 @@ pub fn give_to_guest(here: &mut PerCpu, context: &mut VcpuContext) {
     // SAFETY: the trap is Hyp mode's own; the guest's instruction runs again without it.
     unsafe { hcptr::write(hcptr::read() & !(Hcptr::TCP10.bits() | Hcptr::TCP11.bits())) };
     isb(); // HCPTR traps Hyp mode's own accesses too (B4.1)
+    set_fpexc(Fpexc::EN.bits());
     here.host.vfp.fpexc = here.host.fpexc;
     save(&mut here.host.vfp);
     // From here on the host's are to be put back, whatever happens.
@@ -79,36 +80,52 @@ pub fn give_to_host(here: &mut PerCpu, context: Option<&mut VcpuContext>) {
 
 #[cold]
 fn take_back(here: &mut PerCpu, context: Option<&mut VcpuContext>) {
+    let guest = fpexc();
+    set_fpexc(Fpexc::EN.bits());
     if let Some(context) = context {
-        context.vfp.fpexc = fpexc();
+        context.vfp.fpexc = guest;
         save(&mut context.vfp);
     }
     load(&here.host.vfp);
     here.guest_vfp = 0;
 }
 
-/// Stores all but FPEXC, which the caller has stored: it says whether FPINST and FPINST2 are in use.
+/// Stores all but FPEXC, which the caller has stored: it says whether FPINST and FPINST2 are in use. EN is set, and EX clear: with EX
+/// set an access to FPSCR or a d register is itself an exception (B6.1.38).
+#[inline(always)]
 fn save(vfp: &mut Vfp) {
-    let state = vfp.fpexc;
-    // With EX set an access to FPSCR or a d register is itself an exception (B6.1.38).
-    set_fpexc(state & !Fpexc::EX.bits() | Fpexc::EN.bits());
-    if state & Fpexc::EX.bits() != 0 {
-        // SAFETY: EX is set, so the core has these registers.
-        unsafe { asm!(".fpu neon", "vmrs {}, fpinst", out(reg) vfp.fpinst, options(nostack, preserves_flags)) };
-        if state & Fpexc::FP2V.bits() != 0 {
-            // SAFETY: FP2V says that it is there.
-            unsafe { asm!(".fpu neon", "vmrs {}, fpinst2", out(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
-        }
+    if vfp.fpexc & Fpexc::EX.bits() != 0 {
+        save_exception(vfp);
     }
-    // SAFETY: `vfp` is valid; EN is set.
+    // SAFETY: `vfp` is valid; EN is set, and EX clear.
     unsafe { save_registers(vfp) };
 }
 
-/// Loads all, FPEXC last.
+#[cold]
+#[inline(never)]
+fn save_exception(vfp: &mut Vfp) {
+    // SAFETY: EX was set, so the core has these registers.
+    unsafe { asm!(".fpu neon", "vmrs {}, fpinst", out(reg) vfp.fpinst, options(nostack, preserves_flags)) };
+    if vfp.fpexc & Fpexc::FP2V.bits() != 0 {
+        // SAFETY: FP2V says that it is there.
+        unsafe { asm!(".fpu neon", "vmrs {}, fpinst2", out(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Loads all, FPEXC last. EN is set, and EX clear.
+#[inline(always)]
 fn load(vfp: &Vfp) {
-    set_fpexc(Fpexc::EN.bits());
-    // SAFETY: `vfp` is valid; EN is set.
+    // SAFETY: `vfp` is valid; EN is set, and EX clear.
     unsafe { load_registers(vfp) };
+    if vfp.fpexc & Fpexc::EX.bits() != 0 {
+        load_exception(vfp);
+    }
+    set_fpexc(vfp.fpexc);
+}
+
+#[cold]
+#[inline(never)]
+fn load_exception(vfp: &Vfp) {
     set_fpexc(vfp.fpexc | Fpexc::EN.bits());
     // What the register keeps says what the core has: without FPINST (VFPv3 on all cores that can be hosts) EX reads as zero,
     // whatever a process put there.
@@ -121,7 +138,6 @@ fn load(vfp: &Vfp) {
             unsafe { asm!(".fpu neon", "vmsr fpinst2, {}", in(reg) vfp.fpinst2, options(nostack, preserves_flags)) };
         }
     }
-    set_fpexc(vfp.fpexc);
 }
 
 const _: () = assert!(offset_of!(Vfp, d) == 0);
