@@ -5,6 +5,7 @@
 #include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/irq.h>
+#include <linux/irqchip/arm-gic.h>
 #include <linux/of.h>
 #include <linux/of_address.h>
 #include <linux/of_irq.h>
@@ -29,30 +30,39 @@ static const struct of_device_id timer_ids[] = {
 	{}
 };
 
-/* The regions of the GICv2 binding: distributor, CPU interface, GICH, GICV. */
-int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes)
+/* The regions of the GICv2 binding. */
+enum { DISTRIBUTOR, CPU_INTERFACE, GICH, GICV, REGIONS };
+
+/* The GIC that has them all, to be put, or NULL. */
+static struct device_node *find_gic(struct resource regions[REGIONS])
 {
 	struct device_node *node;
-	struct resource region;
-	int error = -ENODEV;
 
 	for_each_matching_node(node, gic_ids) {
-		if (of_address_to_resource(node, 1, &region))
-			continue;
-		*gicc_bytes = resource_size(&region);
-		if (of_address_to_resource(node, 2, &region))
-			continue;
-		*gich_phys = region.start;
-		*gich_bytes = resource_size(&region);
-		if (of_address_to_resource(node, 3, &region))
-			continue;
-		*gicv_phys = region.start;
-		*gicv_bytes = resource_size(&region);
-		error = 0;
-		of_node_put(node);
-		break;
+		int region = 0;
+
+		while (region < REGIONS && !of_address_to_resource(node, region, &regions[region]))
+			region++;
+		if (region == REGIONS)
+			break;
 	}
-	return error;
+	return node;
+}
+
+int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes)
+{
+	struct resource regions[REGIONS];
+	struct device_node *node = find_gic(regions);
+
+	if (!node)
+		return -ENODEV;
+	*gicc_bytes = resource_size(&regions[CPU_INTERFACE]);
+	*gich_phys = regions[GICH].start;
+	*gich_bytes = resource_size(&regions[GICH]);
+	*gicv_phys = regions[GICV].start;
+	*gicv_bytes = resource_size(&regions[GICV]);
+	of_node_put(node);
+	return 0;
 }
 
 void *ws_io_map(u64 phys, u64 bytes)
@@ -68,6 +78,10 @@ void ws_io_unmap(void *mapped)
 static int timer_irq;
 static int maintenance_irq;
 static bool forwarded;
+
+/* The distributor, and the timer's bit in its registers for private interrupts, of which each CPU has its own. */
+static void __iomem *distributor;
+static u32 timer_bit;
 
 /* Whether the physical GIC has the timer's interrupt active, or masked, on this CPU, as far as we have seen to it. */
 struct timer_state {
@@ -111,47 +125,55 @@ static int find_timer_irq(u32 *rate)
 	return irq > 0 ? irq : -ENODEV;
 }
 
-static int find_maintenance_irq(void)
+/* gicd: where the distributor is. */
+static int find_maintenance_irq(struct resource *gicd)
 {
-	struct device_node *node;
-	int irq = -ENODEV;
+	struct resource regions[REGIONS];
+	struct device_node *node = find_gic(regions);
+	int irq;
 
-	for_each_matching_node(node, gic_ids) {
-		irq = of_irq_get(node, 0);
-		if (irq > 0) {
-			of_node_put(node);
-			break;
-		}
-	}
+	if (!node)
+		return -ENODEV;
+	*gicd = regions[DISTRIBUTOR];
+	irq = of_irq_get(node, 0);
+	of_node_put(node);
 	return irq > 0 ? irq : -ENODEV;
 }
 
 /* splits_eoi: the CPU interface has the page with which a guest's deactivation works apart from the host's priority drop. */
 int ws_interrupts_register(u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate)
 {
+	struct resource gicd;
 	int error;
 
 	timer_irq = find_timer_irq(timer_rate);
-	maintenance_irq = find_maintenance_irq();
+	maintenance_irq = find_maintenance_irq(&gicd);
 	if (timer_irq < 0 || maintenance_irq < 0 || !*timer_rate)
 		return -ENODEV;
-	timer_states = ws_allocation_fails() ? NULL : alloc_percpu(struct timer_state);
-	if (!timer_states)
+	distributor = ws_allocation_fails() ? NULL : ioremap(gicd.start, resource_size(&gicd));
+	if (!distributor)
 		return -ENOMEM;
+	timer_states = ws_allocation_fails() ? NULL : alloc_percpu(struct timer_state);
+	error = -ENOMEM;
+	if (!timer_states)
+		goto no_states;
 	error = request_percpu_irq(timer_irq, timer_seen, "kvm guest vtimer", timer_states);
 	if (error)
 		goto no_timer;
 	error = request_percpu_irq(maintenance_irq, maintenance_seen, "kvm vgic maintenance", timer_states);
 	if (error)
 		goto no_maintenance;
-	forwarded = splits_eoi && !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_hwirq = irq_get_irq_data(timer_irq)->hwirq;
+	timer_bit = BIT(*timer_hwirq % 32);
+	forwarded = splits_eoi && *timer_hwirq < 32 && !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_forwarded = forwarded;
 	return 0;
 no_maintenance:
 	free_percpu_irq(timer_irq, timer_states);
 no_timer:
 	free_percpu(timer_states);
+no_states:
+	iounmap(distributor);
 	return error;
 }
 
@@ -162,6 +184,7 @@ void ws_interrupts_unregister(void)
 	free_percpu_irq(maintenance_irq, timer_states);
 	free_percpu_irq(timer_irq, timer_states);
 	free_percpu(timer_states);
+	iounmap(distributor);
 }
 
 void ws_interrupts_enable_here(void)
@@ -183,14 +206,18 @@ void ws_interrupts_disable_here(void)
 	disable_percpu_irq(timer_irq);
 }
 
-/* Makes the physical GIC hold the timer's interrupt for active on this CPU, so that it does not come again, or not. */
+/*
+ * Makes the physical GIC hold the timer's interrupt for active on this CPU, so that it does not come again, or not. Its driver would
+ * write the same (irq_set_irqchip_state), behind two locks and a search for an interrupt that is ours. What is written changes this one
+ * bit of this CPU's registers and no other, so there is nobody to be locked out.
+ */
 void ws_timer_active(u32 active)
 {
 	struct timer_state *state = this_cpu_ptr(timer_states);
 
 	if (state->active == active)
 		return;
-	irq_set_irqchip_state(timer_irq, IRQCHIP_STATE_ACTIVE, active);
+	writel_relaxed(timer_bit, distributor + (active ? GIC_DIST_ACTIVE_SET : GIC_DIST_ACTIVE_CLEAR));
 	state->active = active;
 }
 

@@ -49,11 +49,15 @@ void ws_mutex_lock(u32 *mutex)
 		wait_var_event(mutex, xchg(mutex, 2) == 0);
 }
 
+/* Apart, so that the usual way needs no stack. */
+static noinline int wait_for_mutex(u32 *mutex)
+{
+	return wait_var_event_killable(mutex, xchg(mutex, 2) == 0) ? -EINTR : 0;
+}
+
 int ws_mutex_lock_killable(u32 *mutex)
 {
-	if (cmpxchg_acquire(mutex, 0, 1) == 0)
-		return 0;
-	return wait_var_event_killable(mutex, xchg(mutex, 2) == 0) ? -EINTR : 0;
+	return cmpxchg_acquire(mutex, 0, 1) == 0 ? 0 : wait_for_mutex(mutex);
 }
 
 void ws_mutex_unlock(u32 *mutex)
