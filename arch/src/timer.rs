@@ -15,7 +15,8 @@ use crate::hyp_registers::CntCtl;
 /// The bits of CTL that software sets; ISTATUS is read only.
 pub const CTL_WRITABLE: u32 = CntCtl::ENABLE.bits() | CntCtl::IMASK.bits();
 
-const fn is_on(ctl: u32) -> bool {
+/// Whether there is an output to be asserted: ENABLE is set and IMASK is not.
+pub const fn is_on(ctl: u32) -> bool {
     ctl & CTL_WRITABLE == CntCtl::ENABLE.bits()
 }
 
@@ -76,6 +77,11 @@ impl PhysicalTimer {
     /// Whether the output is asserted when the count is `now`.
     pub fn asserted(&self, now: u64) -> bool {
         output(self.ctl, self.cval, now)
+    }
+
+    /// Whether it ever is, unless registers change.
+    pub fn is_on(&self) -> bool {
+        is_on(self.ctl)
     }
 
     /// The count at which the output will be asserted; `now` where it is already, which is asked for only if the timer is on.

@@ -582,6 +582,8 @@ impl host::Host for Host {
         let mut guest = guest.expect("a test that enters the guest sets one");
         deferred::give_back(context);
         let exit = guest(context);
+        // What CNTV_CTL reads when the guest is left.
+        context.timer.ctl = crate::vtimer::control(&context.timer, self.counter());
         open(&self.0.guest).get_or_insert(guest);
         deferred::hold(context, exit)
     }

@@ -62,7 +62,9 @@ pub enum FaultOutcome {
     Mapped,
     /// The host was changing the process's memory: run the guest, which will fault again.
     Again,
-    /// No memory is there for this: no slot at all, a write to a read-only one, or a fetch from a device.
+    /// No slot is there.
+    NoSlot,
+    /// A slot is there, but not for this: a write to a read-only one, or a fetch from a device.
     Mmio,
 }
 
@@ -190,7 +192,7 @@ impl<H: Host> GuestMemory<H> {
             if state.released {
                 return Err(Unresolved::Fault);
             }
-            let Some(view) = state.slots.find(ipa) else { return Ok(FaultOutcome::Mmio) };
+            let Some(view) = state.slots.find(ipa) else { return Ok(FaultOutcome::NoSlot) };
             if access == Access::Write && view.is_read_only() {
                 return Ok(FaultOutcome::Mmio);
             }

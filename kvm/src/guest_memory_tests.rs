@@ -123,8 +123,8 @@ fn a_write_to_a_page_mapped_read_only_keeps_the_right_to_execute() {
 #[test]
 fn where_there_is_no_memory_there_is_mmio() {
     let mut vm = Vm::with_ram(READONLY);
-    assert_eq!(vm.memory.fault(Ipa::new(RAM - 4096), Access::Read, &mut vm.cache), Ok(FaultOutcome::Mmio));
-    assert_eq!(vm.memory.fault(Ipa::new(u64::MAX), Access::Read, &mut vm.cache), Ok(FaultOutcome::Mmio));
+    assert_eq!(vm.memory.fault(Ipa::new(RAM - 4096), Access::Read, &mut vm.cache), Ok(FaultOutcome::NoSlot));
+    assert_eq!(vm.memory.fault(Ipa::new(u64::MAX), Access::Read, &mut vm.cache), Ok(FaultOutcome::NoSlot));
     assert_eq!(vm.fault(0, Access::Write), Ok(FaultOutcome::Mmio));
     assert_eq!(vm.fault(0, Access::Read), Ok(FaultOutcome::Mapped));
     assert_eq!(vm.access(0), rights(false, false));
@@ -295,7 +295,7 @@ fn slots_that_go_take_their_mappings_along() {
     assert_eq!(vm.memory.set_region(&moved), Ok(Change::Move));
     assert!(vm.flushed());
     assert_eq!(vm.leaves(), []);
-    assert_eq!(vm.fault(1, Access::Write), Ok(FaultOutcome::Mmio));
+    assert_eq!(vm.fault(1, Access::Write), Ok(FaultOutcome::NoSlot));
     let there = Ipa::new(moved.guest_phys_addr);
     assert_eq!(vm.memory.fault(there, Access::Write, &mut vm.cache), Ok(FaultOutcome::Mapped));
     assert_eq!(vm.memory.set_region(&Region { memory_size: 0, ..moved }), Ok(Change::Delete));

@@ -47,8 +47,12 @@ fn bank(banks: &mut Banks, mode: Mode) -> Option<&mut Bank> {
     })
 }
 
-/// The word that holds register `rt` in `mode`.
-fn word(context: &mut VcpuContext, mode: Mode, rt: Rt) -> Option<&mut u32> {
+/// The word that holds register `rt` in the guest's mode.
+fn word(context: &mut VcpuContext, rt: Rt) -> Option<&mut u32> {
+    if rt.index() < 8 {
+        return context.r.get_mut(rt.index());
+    }
+    let mode = mode(context);
     let VcpuContext { r, banks, .. } = context;
     match rt.index() {
         number @ 8..=12 if mode == Mode::Fiq => banks.fiq_r.get_mut(number - 8),
@@ -76,14 +80,12 @@ pub fn supervisor(context: &mut VcpuContext, rt: Rt) -> &mut u32 {
 
 /// A register of the guest's current mode.
 pub fn read(context: &mut VcpuContext, rt: Rt) -> u32 {
-    let mode = mode(context);
-    word(context, mode, rt).map_or(0, |word| *word)
+    word(context, rt).map_or(0, |word| *word)
 }
 
 /// Writes a register of the guest's current mode.
 pub fn write(context: &mut VcpuContext, rt: Rt, value: u32) {
-    let mode = mode(context);
-    if let Some(word) = word(context, mode, rt) {
+    if let Some(word) = word(context, rt) {
         *word = value;
     }
 }

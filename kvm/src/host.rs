@@ -101,6 +101,8 @@ pub enum Wake {
 
 /// Where a vCPU's thread sleeps, and how other threads and interrupt handlers reach it.
 pub trait Waiter {
+    /// The calling thread is the one to wake and to kick from now on. Never sleeps.
+    fn adopt(&self);
     /// Sleeps until `ready` says true or a signal comes. `ready` is called on this thread.
     fn wait(&self, ready: impl Fn() -> bool) -> Wake;
     /// Wakes the thread if it sleeps in [`Self::wait`]. Never sleeps; callable with interrupts off.

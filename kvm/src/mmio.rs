@@ -16,9 +16,10 @@ pub mod transfer;
 use crate::guest_registers;
 use arch::addr::Ipa;
 use arch::condition::InstructionLength;
-use arch::syndrome::{AccessSize, DataAbort, Rt};
+use arch::syndrome::{AccessSize, AccessSyndrome, DataAbort, Rt};
 use hyp_abi::context::VcpuContext;
 use transfer::Transfer;
+use uapi::run::Mmio;
 
 /// An instruction that waits for the process to answer an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub enum Instruction {
 
 impl Instruction {
     /// The access that waits for its answer.
+    #[inline]
     pub fn access(&self) -> Option<Pending> {
         match self {
             Self::Plain(pending) => Some(*pending),
@@ -39,6 +41,7 @@ impl Instruction {
     }
 
     /// Gives it the process's answer. The access that it makes next; `None`: it is done and stepped over.
+    #[inline(always)]
     pub fn answer(&mut self, context: &mut VcpuContext, bytes: [u8; 8]) -> Option<Pending> {
         match self {
             Self::Plain(pending) => {
@@ -95,6 +98,17 @@ pub enum Decoded {
     Undescribed,
 }
 
+/// A page where the process has devices, and when it had: with another [`slots_generation`] there may be memory.
+///
+/// [`slots_generation`]: crate::guest_memory::GuestMemory::slots_generation
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePage {
+    /// Which page, as HPFAR tells it.
+    pub hpfar: u32,
+    /// As of which generation.
+    pub slots: u32,
+}
+
 /// Makes sense of a data abort at `ipa`, where there is no memory.
 pub fn decode(context: &mut VcpuContext, abort: &DataAbort, ipa: Ipa, length: InstructionLength) -> Decoded {
     if abort.cache_maintenance {
@@ -106,16 +120,27 @@ pub fn decode(context: &mut VcpuContext, abort: &DataAbort, ipa: Ipa, length: In
     let Some(access) = abort.access else {
         return Decoded::Undescribed;
     };
-    let direction = if abort.write {
-        Direction::Write { value: guest_registers::read(context, access.rt) }
-    } else {
-        Direction::Read { rt: access.rt, sign_extend: access.sign_extend }
-    };
-    let big_endian = guest_registers::is_big_endian(context);
-    Decoded::Access(Pending { ipa, size: access.size, direction, big_endian, length })
+    Decoded::Access(Pending::new(context, access, abort.write, ipa, length))
 }
 
 impl Pending {
+    /// The access that a syndrome describes.
+    #[inline(always)]
+    pub fn new(
+        context: &mut VcpuContext,
+        access: AccessSyndrome,
+        write: bool,
+        ipa: Ipa,
+        length: InstructionLength,
+    ) -> Self {
+        let direction = if write {
+            Direction::Write { value: guest_registers::read(context, access.rt) }
+        } else {
+            Direction::Read { rt: access.rt, sign_extend: access.sign_extend }
+        };
+        Self { ipa, size: access.size, direction, big_endian: guest_registers::is_big_endian(context), length }
+    }
+
     /// How many bytes: 1, 2 or 4.
     pub const fn bytes(&self) -> u32 {
         self.size.bytes()
@@ -129,6 +154,18 @@ impl Pending {
         }
     }
 
+    /// What the process is told of it.
+    #[inline(always)]
+    pub fn for_process(&self) -> Mmio {
+        let written = self.written();
+        Mmio {
+            phys_addr: self.ipa.get(),
+            data: written.unwrap_or([0; 8]),
+            len: self.size.bytes(),
+            is_write: written.is_some(),
+        }
+    }
+
     /// The number that a store writes to a little-endian device, such as the GIC. `None`: a load.
     pub fn written_value(&self) -> Option<u32> {
         let [a, b, c, d, ..] = self.written()?;
@@ -137,6 +174,7 @@ impl Pending {
 
     /// Carries the access out: a load's register gets what `bytes` hold, of which as many count as the access is wide;
     /// the instruction is stepped over.
+    #[inline]
     pub fn finish(&self, context: &mut VcpuContext, bytes: [u8; 8]) {
         if let (Some(value), Direction::Read { rt, .. }) = (self.loaded(bytes), self.direction) {
             guest_registers::write(context, rt, value);

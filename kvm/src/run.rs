@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! KVM_RUN: a vCPU runs until its process is wanted.
 //!
-//! Each turn of the loop lets other threads have the CPU if it is their turn, sees that the vCPU is on and has a VMID, and then
-//! turns interrupts off and enters the guest, unless a last look says that something came up. What must not happen between that
-//! look and the guest (a VMID roll-over, a kick, a signal) makes itself known by an interrupt to this CPU, which waits
-//! until the guest is entered and then ends its stay at once.
+//! Each turn of the loop turns interrupts off, looks whether anything stands against the guest, and enters it. What must not happen
+//! between that look and the guest (a VMID roll-over, a kick, a signal) makes itself known by an interrupt to this CPU, which waits
+//! until the guest is entered and then ends its stay at once. If something does stand against it (a signal, another thread's
+//! turn, a vCPU that is off, no VMID), that is seen to with interrupts on, and the loop begins again.
 //!
 //! Some exits are answered in between, with interrupts off and the guest's interrupts still loaded: [`short_exit`].
 //!
@@ -27,9 +27,9 @@ use crate::vcpu::{Power, Vcpu, VcpuState};
 use crate::vgic::{Kicks, Queue};
 use crate::vm::{Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject, vtimer};
-use abort::{mmio_exit, note_mmio, write_to_bus};
+use abort::{count_for_process, note_mmio, write_to_bus};
 use arch::condition::InstructionLength;
-use arch::syndrome::{self, DataAbort, RegisterAccess, Trap, WideRegisterAccess};
+use arch::syndrome::{self, RegisterAccess, Trap, WideRegisterAccess};
 use core::cell::Cell;
 use hyp_abi::context::ExitCode;
 use short_exit::AtOnce;
@@ -40,6 +40,8 @@ use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVEN
 pub enum Return {
     /// With success, and this in `struct kvm_run`.
     Exit(Exit),
+    /// With success, and [`VcpuState::asks`] in `struct kvm_run`.
+    Asks,
     /// A signal is pending, the process asked not to enter, or it is to be told a timer's level (EINTR).
     Interrupted,
     /// The process's memory cannot be had (EFAULT, EHWPOISON, ENOMEM).
@@ -64,6 +66,8 @@ struct Run<'a, H: Host> {
     vm: &'a Vm<H>,
     vcpu: &'a Vcpu<H>,
     number: usize,
+    /// The VM has an interrupt controller of ours.
+    with_irqchip: bool,
     state: &'a mut VcpuState<H>,
 }
 
@@ -84,6 +88,7 @@ fn note_begin<H: Host>(host: &H, number: usize, pending: Option<&Instruction>, a
 ///
 /// `answer` is what the process says to the access that the last return left pending, `immediate` that it wants no more than
 /// that to be done: that is, its instruction to be done. If the instruction makes another access, the process gets that, even so.
+#[inline]
 pub fn run<H: Host>(
     hypervisor: &Hypervisor<H>,
     vm: &Vm<H>,
@@ -93,6 +98,7 @@ pub fn run<H: Host>(
     immediate: bool,
 ) -> Return {
     let Some(vcpu) = vm.vcpu(number) else { return Return::Irqchip(IrqchipError::Invalid) };
+    vcpu.waiter().adopt();
     if state.lost {
         return Return::Exit(internal_error(ExitCode::HypPanic.to_raw()));
     }
@@ -103,7 +109,8 @@ pub fn run<H: Host>(
         let mut next = instruction.answer(&mut state.context, answer);
         while let Some(access) = next {
             if !write_to_bus(&hypervisor.host, vm, vcpu, &access) {
-                return Return::Exit(mmio_exit(&hypervisor.host, vcpu, &access));
+                count_for_process(&hypervisor.host, vcpu, &access);
+                return Return::Asks;
             }
             next = instruction.answer(&mut state.context, [0; 8]);
         }
@@ -115,7 +122,7 @@ pub fn run<H: Host>(
     if let Err(error) = vm.prepare_to_run(hypervisor) {
         return Return::Irqchip(error);
     }
-    let mut turn = Run { hypervisor, vm, vcpu, number, state };
+    let mut turn = Run { hypervisor, vm, vcpu, number, with_irqchip: vm.has_running_irqchip(), state };
     vm.begin_run(vcpu, &mut turn.state.cpu_interface);
     let result = turn.until_wanted();
     turn.state.alarm.set(None);
@@ -135,24 +142,37 @@ pub fn start_as_asked<H: Host>(hypervisor: &Hypervisor<H>, vm: &Vm<H>, number: u
 }
 
 impl<H: Host> Run<'_, H> {
+    #[inline(never)]
     fn until_wanted(&mut self) -> Return {
         loop {
-            self.hypervisor.host.yield_cpu();
-            if self.hypervisor.host.signal_pending() {
-                self.vcpu.statistics.signal_exits.count();
+            let Some(code) = self.stay() else {
+                if self.see_to_what_came_up() {
+                    continue;
+                }
                 return Return::Interrupted;
-            }
-            if !self.is_on() || self.process_is_behind() {
-                return Return::Interrupted;
-            }
-            if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
-                self.hypervisor.vmids.assign(self.vm.memory.vmid());
-            }
-            let Some(code) = self.stay() else { continue };
+            };
             if let Next::Leave(result) = self.handle(code) {
                 return result;
             }
         }
+    }
+
+    /// Sees to whatever may keep [`Self::stay`] from entering the guest. False: the process is wanted.
+    #[cold]
+    #[inline(never)]
+    fn see_to_what_came_up(&mut self) -> bool {
+        self.hypervisor.host.yield_cpu();
+        if self.hypervisor.host.signal_pending() {
+            self.vcpu.statistics.signal_exits.count();
+            return false;
+        }
+        if !self.is_on() || self.process_is_behind() {
+            return false;
+        }
+        if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
+            self.hypervisor.vmids.assign(self.vm.memory.vmid());
+        }
+        true
     }
 
     /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.
@@ -173,8 +193,7 @@ impl<H: Host> Run<'_, H> {
         let host = &self.hypervisor.host;
         self.vcpu.set_in_guest(true);
         let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
-        // What `is_on` saw may have changed: off, or off and on again, to start elsewhere.
-        let may_enter = current && !host.must_stop() && self.vcpu.runs();
+        let may_enter = current && !host.must_stop() && self.vcpu.runs() && !self.process_is_behind();
         let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
         let Some(vttbr) = vttbr else {
             self.come_back(masks);
@@ -200,9 +219,9 @@ impl<H: Host> Run<'_, H> {
             if code == ExitCode::Interrupt {
                 self.vcpu.statistics.irq_exits.count();
             }
-            // The guest's own timer has come: now that the interrupt controller knows, the host has nothing to do with it. If it has
-            // other interrupts, they end the next stay before the first instruction.
-            let timer_came = self.state.timer_lines[0] && !was_asserted;
+            // The guest's own timer has come, or come again after the guest ended its last interrupt: now that the interrupt controller
+            // knows, the host has nothing to do with it. If it has other interrupts, they end the next stay before the first instruction.
+            let timer_came = self.state.timer_lines[0] && (!was_asserted || self.has_ended_timer_interrupt());
             let aborted = self.state.context.exit.async_abort != 0;
             if code != ExitCode::Interrupt
                 || !timer_came
@@ -237,9 +256,7 @@ impl<H: Host> Run<'_, H> {
     fn take_over_counts(&mut self) {
         let exit = &mut self.state.context.exit;
         self.vcpu.statistics.hyp_answers.add(core::mem::take(&mut exit.hyp_answers));
-        let switches = core::mem::take(&mut exit.vfp_switches);
-        self.vcpu.statistics.vfp_switches.add(switches);
-        self.state.vfp_switches = self.state.vfp_switches.wrapping_add(switches);
+        self.vcpu.statistics.vfp_switches.add(core::mem::take(&mut exit.vfp_switches));
     }
 
     /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Why it did, and who is to be
@@ -305,7 +322,7 @@ impl<H: Host> Run<'_, H> {
         let length = InstructionLength::from_hsr(hsr);
         if syndrome::exception_class(hsr) == syndrome::DATA_ABORT {
             // The most frequent by far, and only ever of an instruction that was executed: straight to the point.
-            return self.data_abort(DataAbort::from_hsr(hsr), length);
+            return self.data_abort(hsr, length);
         }
         let Some(trap) = Trap::from_hsr(hsr) else { return Next::Leave(Return::Exit(internal_error(hsr))) };
         if !guest_registers::passes_condition(context, trap.condition(), length) {
@@ -341,7 +358,7 @@ impl<H: Host> Run<'_, H> {
                 let access = if abort.stage1_walk { Access::Read } else { Access::Execute };
                 return self.abort(abort.fault, access, None, length);
             }
-            Trap::DataAbort(abort) => return self.data_abort(abort, length),
+            Trap::DataAbort(_) => return self.data_abort(hsr, length),
             // With an asynchronous abort pending the world switch leaves the exchange for the next time.
             Trap::Coprocessor { .. } if context.control.vfp != 0 && inject::async_abort_is_pending(context) => {}
             _ => inject::undefined(context),

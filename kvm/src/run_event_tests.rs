@@ -368,6 +368,36 @@ fn a_forwarded_interrupt_is_held_until_the_guest_has_ended_it() {
 }
 
 #[test]
+fn a_timer_that_comes_and_comes_again_goes_to_the_guest_before_the_host_is_asked() {
+    let mut machine = Machine::new(1);
+    machine.enable_interrupts();
+    machine.hypervisor.vmids.assign(machine.vm.memory.vmid());
+    machine.host.advance_to(1_000);
+    let host = machine.host.clone();
+    let stay = move |yields: usize, then: fn(&mut VcpuContext, &mut crate::vgic::CpuInterface)| -> Step {
+        let host = host.clone();
+        Box::new(move |context| {
+            assert_eq!(host.yields(), yields);
+            host.set_must_stop();
+            host.with_cpu_interface(|interface| then(context, interface));
+            ExitCode::Interrupt
+        })
+    };
+    machine.script([
+        stay(0, |context, _| set_timer(context, ENABLE, 500)),
+        // Taken, ended, and due again.
+        stay(0, |context, interface| {
+            interface.lr[0] = interface.lr[0].with_pending(false);
+            set_timer(context, ENABLE, 900);
+        }),
+        // Taken, but not ended: something else has come.
+        stay(0, |_, interface| interface.lr[0] = interface.lr[0].with_pending(false).with_active(true)),
+        stay(1, |_, _| {}),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+}
+
+#[test]
 fn the_physical_timer_calls_the_guest_out_when_it_is_due() {
     let mut machine = Machine::new(1);
     machine.enable_interrupts();

@@ -219,7 +219,11 @@ impl Machine {
     }
 
     pub fn run_with(&mut self, number: usize, answer: [u8; 8], immediate: bool) -> Return {
-        run(&self.hypervisor, &self.vm, number, &mut self.states[number], answer, immediate)
+        let state = &mut self.states[number];
+        match run(&self.hypervisor, &self.vm, number, state, answer, immediate) {
+            Return::Asks => Return::Exit(Exit::Mmio(state.asks().expect("something to ask"))),
+            other => other,
+        }
     }
 
     pub fn dist_write(&self, offset: u32, value: u32) {

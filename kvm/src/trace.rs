@@ -205,20 +205,20 @@ pub fn exit<H: Host>(host: &H, watched: Watched, context: &VcpuContext, code: Ex
 
 /// A stage-2 abort.
 #[inline(always)]
-pub fn guest_fault<H: Host>(host: &H, context: &VcpuContext, ipa: u64, fault: FaultStatus) {
+pub fn guest_fault<H: Host>(host: &H, context: &VcpuContext) {
     let watched = host.watched();
     if watched.any() {
-        watched_fault(host, watched, context, ipa, fault);
+        watched_fault(host, watched, context);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn watched_fault<H: Host>(host: &H, watched: Watched, context: &VcpuContext, ipa: u64, fault: FaultStatus) {
-    let pc = context.pc.into();
-    let (hsr, far) = (context.exit.hsr.into(), context.exit.far.into());
+fn watched_fault<H: Host>(host: &H, watched: Watched, context: &VcpuContext) {
+    let (pc, exit) = (context.pc.into(), &context.exit);
+    let (hsr, far, ipa) = (exit.hsr.into(), exit.far.into(), arch::syndrome::fault_ipa(exit.hpfar, exit.far).get());
     note_of(host, watched, Event::GuestFault { pc, hsr, far, ipa });
-    if matches!(fault, FaultStatus::AccessFlag(_)) {
+    if matches!(FaultStatus::from_long(exit.hsr), FaultStatus::AccessFlag(_)) {
         note_of(host, watched, Event::AccessFault { ipa });
     }
 }

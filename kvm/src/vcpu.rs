@@ -11,7 +11,7 @@
 
 use crate::cp15::Registers;
 use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
-use crate::mmio::Instruction;
+use crate::mmio::{DevicePage, Instruction};
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
 use crate::statistics::VcpuStatistics;
@@ -19,6 +19,7 @@ use crate::vgic::{CpuInterface, Parked, Queue};
 use arch::hyp_registers::Hcr;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use uapi::run::Mmio;
 
 /// Whether a vCPU is on, and how it is to start if it just was turned on.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -168,6 +169,8 @@ pub struct VcpuState<H: Host> {
     pub psci_0_2: bool,
     /// The instruction whose access the process is answering.
     pub pending: Option<Instruction>,
+    /// Where its last access to a device of the process's went.
+    pub device_page: Option<DevicePage>,
     /// KVM_ARM_VCPU_INIT was done.
     pub initialised: bool,
     /// Hyp mode failed while it ran, and what the guest had in registers is gone. Ends with the next KVM_ARM_VCPU_INIT.
@@ -183,8 +186,6 @@ pub struct VcpuState<H: Host> {
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
     /// distributor is. `None`: it does not yet.
     pub answers_as_of: Option<u32>,
-    /// How often a VFP trap exchanged the registers; wraps.
-    pub vfp_switches: u32,
 }
 
 impl<H: Host> VcpuState<H> {
@@ -197,6 +198,7 @@ impl<H: Host> VcpuState<H> {
             cpu_interface: CpuInterface::default(),
             psci_0_2: false,
             pending: None,
+            device_page: None,
             initialised: false,
             lost: false,
             timer_lines: [false; 2],
@@ -204,8 +206,16 @@ impl<H: Host> VcpuState<H> {
             alarm: Alarm::new(host, waiter)?,
             ended: Queue::EMPTY,
             answers_as_of: None,
-            vfp_switches: 0,
         })
+    }
+
+    /// What the process is to be told of the access that waits for its answer.
+    #[inline]
+    pub fn asks(&self) -> Option<Mmio> {
+        match self.pending.as_ref()? {
+            Instruction::Plain(access) => Some(access.for_process()),
+            Instruction::Transfer(transfer) => transfer.access().map(|access| access.for_process()),
+        }
     }
 
     /// All its registers.

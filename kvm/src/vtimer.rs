@@ -13,7 +13,8 @@
 //!
 //! Source: ARM DDI 0406C.d, B8.1.
 
-use arch::timer::{output, read_control, until_output};
+use arch::hyp_registers::CntCtl;
+use arch::timer::{self, output, read_control, until_output};
 use hyp_abi::context::Timer;
 
 /// The virtual timer's count when the host's is `now`.
@@ -29,6 +30,22 @@ pub fn offset_for(count: u64, now: u64) -> u64 {
 /// Whether the virtual timer's output is asserted when the host's count is `now`.
 pub fn asserted(timer: &Timer, now: u64) -> bool {
     output(timer.ctl, timer.cval, virtual_count(timer, now))
+}
+
+/// Whether the virtual timer has an output at all: it is enabled and not masked.
+pub fn is_on(timer: &Timer) -> bool {
+    timer::is_on(timer.ctl)
+}
+
+/// Whether its output was asserted when the guest was left, or when [`note_asserted`] said so since.
+pub fn was_asserted(timer: &Timer) -> bool {
+    CntCtl::from_bits_retain(timer.ctl).line()
+}
+
+/// Has [`was_asserted`] say this of a timer that is on, in case that the guest is not entered after all. The hardware ignores it.
+pub fn note_asserted(timer: &mut Timer, asserted: bool) {
+    let istatus = CntCtl::ISTATUS.bits();
+    timer.ctl = timer.ctl & !istatus | if asserted { istatus } else { 0 };
 }
 
 /// The host's count at which the virtual timer's output will be asserted; `now` where it is already. `None`: never, unless

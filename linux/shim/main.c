@@ -214,7 +214,7 @@ static int get_vfp_switches(char *buffer, const struct kernel_param *parameter)
 static const struct kernel_param_ops vfp_switches_operations = { .get = get_vfp_switches };
 
 module_param_cb(vfp_switches, &vfp_switches_operations, NULL, 0444);
-MODULE_PARM_DESC(vfp_switches, "how often guests' first uses of VFP and NEON exchanged the registers (a vCPU's count when KVM_RUN returns)");
+MODULE_PARM_DESC(vfp_switches, "how often guests' first uses of VFP and NEON exchanged the registers (a vCPU's count when its descriptor is closed)");
 
 static int set_check_vmids(const char *text, const struct kernel_param *parameter)
 {

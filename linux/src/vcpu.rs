@@ -30,7 +30,7 @@ use uapi::registers::{OneReg, RegList};
 use uapi::run::{Exit, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
 use uapi::vcpu::*;
 
-/// How often the world switch exchanged VFP's registers, by all vCPUs' KVM_RUNs that have returned.
+/// How often the world switch exchanged VFP's registers for vCPUs whose descriptors are closed.
 static VFP_SWITCHES: AtomicU32 = AtomicU32::new(0);
 
 /// Bytes of a signal set: 64 signals.
@@ -83,6 +83,7 @@ impl VcpuObject {
         unsafe { self.run.as_ptr().add(offset).cast::<T>().write_volatile(value) };
     }
 
+    #[inline(always)]
     fn report(&self, exit: &Exit) {
         let (payload, words) = exit.encode();
         for (index, word) in payload.iter().enumerate().take(words) {
@@ -111,8 +112,6 @@ impl VcpuObject {
         if !inner.state.initialised {
             return Err(Errno::ENOEXEC);
         }
-        let place = self.vm.vm.vcpu(self.number).ok_or(Errno::EINVAL)?;
-        place.waiter().adopt();
         if let Some(mask) = &inner.sigmask {
             // SAFETY: eight bytes, copied by the shim; put back below, on this thread.
             unsafe { ffi::ws_sigmask_set((&raw const *mask).cast()) };
@@ -120,12 +119,7 @@ impl VcpuObject {
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
         let hypervisor = system::hypervisor()?;
-        let switches_before = inner.state.vfp_switches;
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
-        let switches = inner.state.vfp_switches.wrapping_sub(switches_before);
-        if switches != 0 {
-            VFP_SWITCHES.fetch_add(switches, Ordering::Relaxed);
-        }
         if !self.vm.vm.has_running_irqchip() {
             self.set_shared(offset_of!(Run, device_irq_level), vcpu_state::device_irq_level(&inner.state));
         }
@@ -136,6 +130,12 @@ impl VcpuObject {
         match result {
             Return::Exit(exit) => {
                 self.report(&exit);
+                Ok(0)
+            }
+            Return::Asks => {
+                if let Some(mmio) = inner.state.asks() {
+                    self.report(&Exit::Mmio(mmio));
+                }
                 Ok(0)
             }
             Return::Interrupted => {
@@ -301,6 +301,14 @@ impl VcpuObject {
             KVM_GET_DEVICE_ATTR => vcpu_state::get_attribute(&self.vm.vm, at),
             KVM_HAS_DEVICE_ATTR => vcpu_state::has_attribute(at),
             _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+impl Drop for VcpuObject {
+    fn drop(&mut self) {
+        if let Some(place) = self.vm.vm.vcpu(self.number) {
+            VFP_SWITCHES.fetch_add(place.statistics.vfp_switches.read() as u32, Ordering::Relaxed);
         }
     }
 }

@@ -32,12 +32,6 @@ impl KernelWaiter {
         Shared::new(Raw(raw)).map(Self)
     }
 
-    /// The calling thread is the one to kick from now on.
-    pub fn adopt(&self) {
-        // SAFETY: alive while self is.
-        unsafe { ffi::ws_waiter_adopt(self.0.0) };
-    }
-
     /// The timer that wakes whoever sleeps here.
     pub fn timer(&self) -> KernelTimer {
         KernelTimer(self.0.clone())
@@ -50,6 +44,11 @@ unsafe extern "C" fn call<F: Fn() -> bool>(closure: *const c_void) -> u32 {
 }
 
 impl Waiter for KernelWaiter {
+    fn adopt(&self) {
+        // SAFETY: alive while self is.
+        unsafe { ffi::ws_waiter_adopt(self.0.0) };
+    }
+
     fn wait(&self, ready: impl Fn() -> bool) -> Wake {
         fn sleep<F: Fn() -> bool>(waiter: *mut c_void, ready: &F) -> u32 {
             // SAFETY: the waiter is alive; `call::<F>` gets the closure that it expects, borrowed until the return.

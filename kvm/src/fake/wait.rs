@@ -49,6 +49,8 @@ impl Waiter {
 }
 
 impl host::Waiter for Waiter {
+    fn adopt(&self) {}
+
     fn wait(&self, ready: impl Fn() -> bool) -> Wake {
         may_sleep();
         for _ in 0..1000 {

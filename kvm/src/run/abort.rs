@@ -9,7 +9,7 @@ use super::{Next, Return, Run};
 use crate::guest_memory::{Access, FaultOutcome};
 use crate::host::{Host, Unresolved};
 use crate::mmio::transfer::{self, Refused, Transfer};
-use crate::mmio::{self, Decoded, Instruction, Pending};
+use crate::mmio::{self, Decoded, DevicePage, Instruction, Pending};
 use crate::trace::{self, Event, Kind, MMIO_READ, MMIO_UNSATISFIED, MMIO_WRITE};
 use crate::vcpu::Vcpu;
 use crate::vgic::{Interrupt, Kicks, Vgic};
@@ -20,12 +20,42 @@ use arch::condition::InstructionLength;
 use arch::fault::FaultStatus;
 use arch::syndrome::{self, DataAbort};
 use core::sync::atomic::Ordering;
-use uapi::run::{Exit, Mmio};
+use uapi::run::Exit;
 
 impl<H: Host> Run<'_, H> {
-    /// A data abort.
+    /// A data abort with this syndrome. Most are of devices, and again and again of one.
+    #[inline(always)]
+    pub(super) fn data_abort(&mut self, hsr: u32, length: InstructionLength) -> Next {
+        match self.access_to_last_device(hsr, length) {
+            Some(access) => self.device(access, Hit::Nothing),
+            None => self.other_data_abort(DataAbort::from_hsr(hsr), length),
+        }
+    }
+
+    /// The load or store, if it is a plain one to the page that the last one to a device of the process's went to.
+    #[inline(always)]
+    fn access_to_last_device(&mut self, hsr: u32, length: InstructionLength) -> Option<Pending> {
+        let context = &mut *self.state.context;
+        // Should a slot come just now, the guest does not know of it yet: whoever makes one tells it after the generation was counted up.
+        let page = DevicePage { hpfar: context.exit.hpfar, slots: self.vm.memory.slots_generation() };
+        if !syndrome::is_device_access(hsr) || self.state.device_page != Some(page) {
+            return None;
+        }
+        let DataAbort { access, write, .. } = DataAbort::from_hsr(hsr);
+        let ipa = syndrome::fault_ipa(context.exit.hpfar, context.exit.far);
+        let access = Pending::new(context, access?, write, ipa, length);
+        self.count_fault();
+        Some(access)
+    }
+
+    #[inline(always)]
+    fn count_fault(&self) {
+        self.vcpu.statistics.guest_faults.count();
+        trace::guest_fault(&self.hypervisor.host, &self.state.context);
+    }
+
     #[inline(never)]
-    pub(super) fn data_abort(&mut self, abort: DataAbort, length: InstructionLength) -> Next {
+    fn other_data_abort(&mut self, abort: DataAbort, length: InstructionLength) -> Next {
         let writes = abort.write && !abort.cache_maintenance && !abort.stage1_walk;
         let access = if writes { Access::Write } else { Access::Read };
         self.abort(abort.fault, access, Some(abort), length)
@@ -41,8 +71,8 @@ impl<H: Host> Run<'_, H> {
         length: InstructionLength,
     ) -> Next {
         let context = &mut *self.state.context;
-        let far = context.exit.far;
-        let ipa = syndrome::fault_ipa(context.exit.hpfar, far);
+        let (far, hpfar) = (context.exit.far, context.exit.hpfar);
+        let ipa = syndrome::fault_ipa(hpfar, far);
         match fault {
             FaultStatus::Translation(_) | FaultStatus::Permission(_) | FaultStatus::AccessFlag(_) => {}
             FaultStatus::AsyncExternal | FaultStatus::AsyncParity => {
@@ -58,10 +88,12 @@ impl<H: Host> Run<'_, H> {
                 return Next::Enter;
             }
         }
-        self.vcpu.statistics.guest_faults.count();
-        trace::guest_fault(&self.hypervisor.host, context, ipa.get(), fault);
+        self.count_fault();
+        let slots = self.vm.memory.slots_generation();
+        let mut device_page = None;
         match self.vm.memory.fault(ipa, access, &mut self.state.cache) {
             Ok(FaultOutcome::Mapped | FaultOutcome::Again) => return Next::Enter,
+            Ok(FaultOutcome::NoSlot) => device_page = Some(DevicePage { hpfar, slots }),
             Ok(FaultOutcome::Mmio) => {}
             Err(Unresolved::Interrupted) => return Next::Leave(Return::Interrupted),
             Err(error) => return Next::Leave(Return::Unresolved(error)),
@@ -80,7 +112,12 @@ impl<H: Host> Run<'_, H> {
         }
         let context = &mut *self.state.context;
         match mmio::decode(context, &abort, ipa, length) {
-            Decoded::Access(access) => self.device(access, hit),
+            Decoded::Access(access) => {
+                if hit == Hit::Nothing {
+                    self.state.device_page = device_page;
+                }
+                self.device(access, hit)
+            }
             Decoded::CacheMaintenance => {
                 // An MCR, which is four bytes long in Thumb as well; its syndrome does not say (B3.13.6).
                 guest_registers::skip_instruction(context, InstructionLength::Word);
@@ -120,7 +157,7 @@ impl<H: Host> Run<'_, H> {
                 _ if self.write_to_bus(&access) => 0,
                 _ => {
                     self.state.pending = Some(Instruction::Transfer(transfer));
-                    return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+                    return self.ask_process(&access);
                 }
             };
             next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
@@ -130,13 +167,14 @@ impl<H: Host> Run<'_, H> {
 
     /// A load or store where a device may be: the distributor is here, all others are the process's, which may have said that it need
     /// not see a store at once.
+    #[inline(always)]
     fn device(&mut self, access: Pending, hit: Hit) -> Next {
         let value = match hit {
             Hit::Distributor(offset) => self.distributor(&access, offset),
             _ if self.write_to_bus(&access) => 0,
             _ => {
                 self.state.pending = Some(Instruction::Plain(access));
-                return Next::Leave(Return::Exit(self.mmio_exit(&access)));
+                return self.ask_process(&access);
             }
         };
         access.finish_with_value(&mut self.state.context, value);
@@ -171,8 +209,11 @@ impl<H: Host> Run<'_, H> {
         write_to_bus(&self.hypervisor.host, self.vm, self.vcpu, access)
     }
 
-    fn mmio_exit(&self, access: &Pending) -> Exit {
-        mmio_exit(&self.hypervisor.host, self.vcpu, access)
+    /// Leaves an access, which is that of the state's `pending`, to the process.
+    #[inline(always)]
+    fn ask_process(&self, access: &Pending) -> Next {
+        count_for_process(&self.hypervisor.host, self.vcpu, access);
+        Next::Leave(Return::Asks)
     }
 }
 
@@ -186,28 +227,27 @@ pub(super) fn note_mmio<H: Host>(host: &H, access: &Pending, what: impl FnOnce()
 }
 
 /// Whether an access is a store that something of the VM's bus takes.
+#[inline(always)]
 pub(super) fn write_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, access: &Pending) -> bool {
-    let Some(bytes) = access.written() else { return false };
+    access.written().is_some_and(|bytes| store_to_bus(host, vm, vcpu, *access, bytes))
+}
+
+#[inline(never)]
+fn store_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, access: Pending, bytes: [u8; 8]) -> bool {
     let taken = vm.bus.write(access.ipa.get(), access.size.bytes(), bytes);
     if taken {
         vcpu.statistics.mmio_exit_kernel.count();
-        note_mmio(host, access, || (MMIO_WRITE, u64::from_le_bytes(bytes)));
+        note_mmio(host, &access, || (MMIO_WRITE, u64::from_le_bytes(bytes)));
     }
     taken
 }
 
-/// An access that is the process's.
-pub(super) fn mmio_exit<H: Host>(host: &H, vcpu: &Vcpu<H>, access: &Pending) -> Exit {
-    let written = access.written();
+/// Counts and tells of an access that is the process's.
+#[inline(always)]
+pub(super) fn count_for_process<H: Host>(host: &H, vcpu: &Vcpu<H>, access: &Pending) {
     vcpu.statistics.mmio_exit_user.count();
-    note_mmio(host, access, || match written {
+    note_mmio(host, access, || match access.written() {
         Some(bytes) => (MMIO_WRITE, u64::from_le_bytes(bytes)),
         None => (MMIO_UNSATISFIED, 0),
     });
-    Exit::Mmio(Mmio {
-        phys_addr: access.ipa.get(),
-        data: written.unwrap_or([0; 8]),
-        len: access.size.bytes(),
-        is_write: written.is_some(),
-    })
 }

@@ -17,11 +17,35 @@ use arch::hyp_registers::Hcr;
 use core::ops::DerefMut;
 
 impl<H: Host> Run<'_, H> {
-    /// Tells the interrupt controller the timers' levels where they changed.
+    /// Tells the interrupt controller the timers' levels where they changed. The counter is asked only if one of them runs.
     fn sample_timers(&mut self) {
-        let now = self.hypervisor.host.counter();
-        let levels =
-            [vtimer::asserted(&self.state.context.timer, now), self.state.context.physical_timer.asserted(now)];
+        let context = &mut *self.state.context;
+        let mut levels = [false; 2];
+        if vtimer::is_on(&context.timer) || context.physical_timer.is_on() {
+            let now = self.hypervisor.host.counter();
+            levels = [vtimer::asserted(&context.timer, now), context.physical_timer.asserted(now)];
+            vtimer::note_asserted(&mut context.timer, levels[0]);
+        }
+        self.drive_timer_lines(levels);
+    }
+
+    /// The same when the guest was just left: the hardware has told what the virtual timer's output was then.
+    fn sample_timers_on_exit(&mut self) {
+        let context = &*self.state.context;
+        let physical = &context.physical_timer;
+        let asserted = physical.is_on() && physical.asserted(self.hypervisor.host.counter());
+        self.drive_timer_lines([vtimer::was_asserted(&context.timer), asserted]);
+    }
+
+    #[inline(always)]
+    fn drive_timer_lines(&mut self, levels: [bool; 2]) {
+        if self.state.timer_lines != levels {
+            self.change_timer_lines(levels);
+        }
+    }
+
+    #[inline(never)]
+    fn change_timer_lines(&mut self, levels: [bool; 2]) {
         let ppis = self.vm.timer_ppis.get();
         for ((line, level), ppi) in self.state.timer_lines.iter_mut().zip(levels).zip(ppis) {
             if *line != level {
@@ -36,9 +60,16 @@ impl<H: Host> Run<'_, H> {
         }
     }
 
+    /// Whether the guest that was just left had the virtual timer's interrupt in flight when it was entered, and ended it.
+    pub(super) fn has_ended_timer_interrupt(&self) -> bool {
+        let interface = &self.state.cpu_interface;
+        // No other interrupt is tied to one of the hardware's.
+        self.with_irqchip && interface.lr.iter().take(interface.used).any(|lr| lr.hardware().is_some() && !lr.valid())
+    }
+
     /// Whether a process that emulates the interrupt controller has yet to be told a timer's level.
     pub(super) fn process_is_behind(&mut self) -> bool {
-        if self.vm.has_running_irqchip() {
+        if self.with_irqchip {
             return false;
         }
         self.sample_timers();
@@ -60,7 +91,7 @@ impl<H: Host> Run<'_, H> {
         let due = self.state.context.physical_timer.deadline(|| host.counter());
         self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
-        let in_flight = if !self.vm.has_running_irqchip() {
+        let in_flight = if !self.with_irqchip {
             let lines = Hcr::VI.union(Hcr::VF);
             let hcr = Hcr::from_bits_retain(self.state.context.control.hcr).difference(lines);
             self.state.context.control.hcr = hcr.union(self.vcpu.lines()).bits();
@@ -89,7 +120,7 @@ impl<H: Host> Run<'_, H> {
 
     /// The same on the way out. Interrupts are off.
     pub(super) fn store_interrupts(&mut self) -> Kicks {
-        if !self.vm.has_running_irqchip() {
+        if !self.with_irqchip {
             return Kicks::NONE;
         }
         let (number, interface) = (self.number, &mut self.state.cpu_interface);
@@ -98,7 +129,7 @@ impl<H: Host> Run<'_, H> {
         let ended = &mut self.state.ended;
         let kicks =
             if was_in_use { self.vm.with_vgic(|vgic| empty_interface(vgic, number, interface, ended)) } else { None };
-        self.sample_timers();
+        self.sample_timers_on_exit();
         kicks.unwrap_or(Kicks::NONE)
     }
 }
