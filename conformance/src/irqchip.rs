@@ -91,7 +91,9 @@ fn attributes() -> Verdict {
     for (group, attr) in [
         (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V2_ADDR_TYPE_DIST),
         (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V2_ADDR_TYPE_CPU),
+        // Nobody looked at this group's attribute.
         (KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0),
+        (KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 5),
         (KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT),
     ] {
         has(group, attr).succeeds(format_args!("attribute {attr} of group {group}"))?;

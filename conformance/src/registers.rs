@@ -17,6 +17,7 @@ use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 pub const CASES: &[Case] = &[
     Case::of("the list's length comes with E2BIG, the list with enough room", list_room),
     Case::of("the list names every kind of register, none twice", list_contents),
+    Case::of("a vCPU comes up with KVM/ARM's list of registers and their values", reset_values),
     Case::of("every listed register can be read, and takes what it holds", read_and_write_back),
     Case::of("the same without PSCI 0.2", read_and_write_back_without_psci),
     Case::of("identification registers take nothing else (EINVAL)", invariant),
@@ -96,6 +97,53 @@ fn list_contents() -> Verdict {
         None => Ok(()),
         Some(id) => Err(Failure::new(format!("{id:#x} is not in the list"))),
     }
+}
+
+/// What KVM/ARM of Linux 5.4 listed on a Cortex-A15, with what each held after KVM_ARM_VCPU_INIT with PSCI 0.2.
+const ORIGINAL: &str = include_str!("../../kvm/src/one_reg/original.txt");
+
+const ACTLR: u64 = cp15_32(0, 1, 0, 1);
+const L2CTLR: u64 = cp15_32(1, 9, 0, 2);
+
+fn reset_values() -> Verdict {
+    let machine = machine()?;
+    let vcpu = machine.blank_vcpu(0)?;
+    vcpu.init(&machine.target()?).succeeds("KVM_ARM_VCPU_INIT")?;
+    let number = |text| u64::from_str_radix(text, 16).map_err(|_| Failure::new(format!("{text} is no number")));
+    let mut original = Vec::new();
+    for (id, value) in ORIGINAL.lines().filter_map(|line| line.split_once(' ')) {
+        original.push((number(id)?, number(value)?));
+    }
+    // How many caches there are is the core's affair.
+    let is_cache = |id: &u64| matches!(Register::from_id(*id), Ok(Register::Ccsidr { .. }));
+    let list = list_of(&vcpu)?;
+    let others = list.iter().filter(|id| !is_cache(id));
+    holds(
+        others.eq(original.iter().map(|(id, _)| id).filter(|id| !is_cache(id))),
+        format_args!("the list is KVM/ARM's, in its order: {list:x?}"),
+    )?;
+    let midr = vcpu.fd.register(CP15_MIDR).succeeds("MIDR")?;
+    let same_core = original.contains(&(CP15_MIDR, midr));
+    for (id, expected) in original {
+        let of_the_core = is_invariant(id) && !same_core;
+        // What the core needs, or its firmware can do, about speculation is ours to say (docs/differences.md).
+        let is_told_anew =
+            [KVM_REG_ARM_TIMER_CNT, KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_1, KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2]
+                .contains(&id);
+        if of_the_core || is_told_anew {
+            continue;
+        }
+        let value = vcpu.fd.register(id).succeeds(format_args!("reading {id:#x}"))?;
+        // ACTLR and L2CTLR are the core's but for what says whether there are several, and how many.
+        let mask = match id {
+            _ if same_core => u64::MAX,
+            ACTLR => 1 << 6,
+            L2CTLR => 3 << 24,
+            _ => u64::MAX,
+        };
+        equal(value & mask, expected & mask, format_args!("{id:#x} of a core with MIDR {midr:#x}"))?;
+    }
+    Ok(())
 }
 
 fn read_and_write_back() -> Verdict {

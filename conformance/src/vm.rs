@@ -16,7 +16,7 @@ use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 pub const CASES: &[Case] = &[
     Case::of("unknown numbers and those of other files are EINVAL", unknown_numbers),
     Case::of("structures that are not there are EFAULT", bad_pointers),
-    Case::of("the preferred target is a Cortex-A15 or A7, without features", preferred_target),
+    Case::of("the preferred target is a Cortex-A7 on that, else a Cortex-A15, without features", preferred_target),
     Case::of("calls from another process are EIO, on VM, vCPU and device", another_process),
     Case::of("devices that there are not are ENODEV", unknown_devices),
     Case::of("asking whether a device could be made makes none", test_devices),
@@ -68,7 +68,9 @@ fn bad_pointers() -> Verdict {
 fn preferred_target() -> Verdict {
     let mut init = VcpuInit { target: 99, features: [99; 7] };
     vm()?.give(KVM_ARM_PREFERRED_TARGET, &mut init).succeeds("KVM_ARM_PREFERRED_TARGET")?;
-    holds(init.target < KVM_ARM_NUM_TARGETS, format_args!("target {} is known", init.target))?;
+    let midr = Machine::new(&Program::new())?.vcpu(0)?.fd.register(CP15_MIDR).succeeds("MIDR")? as u32;
+    let expected = if midr & 0xff00_fff0 == 0x4100_c070 { KVM_ARM_TARGET_CORTEX_A7 } else { KVM_ARM_TARGET_CORTEX_A15 };
+    equal(init.target, expected, format_args!("the target of a core with MIDR {midr:#x}"))?;
     equal(init.features, [0; 7], "the features")
 }
 

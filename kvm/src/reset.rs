@@ -12,12 +12,14 @@
 use crate::cp15::registers::{self, Reset};
 use crate::cp15::{IdRegisters, Registers};
 use crate::psci::PowerOn;
+use arch::core_id::{Core, Midr};
 use arch::cp15::reg;
 use arch::hyp_registers::Hcr;
 use arch::psr::{Mode, Psr};
 use arch::syndrome::Trap;
 use arch::timer::PhysicalTimer;
 use hyp_abi::context::{Banks, Vfp};
+use uapi::{KVM_ARM_TARGET_CORTEX_A7, KVM_ARM_TARGET_CORTEX_A15};
 
 /// Which vCPU of how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,15 @@ pub const HCR: Hcr = Hcr::VM
     .union(Hcr::TAC)
     .union(Hcr::TSW)
     .union(Hcr::TVM);
+
+/// The target of KVM_ARM_VCPU_INIT for the host's core, and the only one that it takes. Clients know two: Cortex-A7 is itself, and
+/// Cortex-A15 is itself and, as the nearest, all others: a vCPU has the host's registers whatever it is called.
+pub const fn target(midr: u32) -> u32 {
+    match Midr::new(midr).core() {
+        Core::CortexA7 => KVM_ARM_TARGET_CORTEX_A7,
+        _ => KVM_ARM_TARGET_CORTEX_A15,
+    }
+}
 
 /// MPIDR\[31:30\]: the multiprocessor format, and whether the host is a uniprocessor.
 const MPIDR_FORMAT: u32 = 0b11 << 30;
@@ -123,4 +134,37 @@ pub fn power_on(vcpu: &mut Registers<'_>, id: &IdRegisters, place: Place, start:
     context.pc = start.entry & !1;
     let [r0, ..] = &mut context.r;
     *r0 = start.context_id;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_is_itself_or_the_nearest_that_clients_know() {
+        let a7 = [0x410f_c074, 0x412f_c075, 0x41ff_c07f];
+        // A15 and QEMU's; A12, A17; B15; A32, A35, A53, A55, A57, A72, A73, A75; QEMU's `max`; none known.
+        let a15 = [
+            0x412f_c0f1,
+            0x414f_c0f0,
+            0x410f_c0d0,
+            0x411f_c0e1,
+            0x420f_00f3,
+            0x410f_d010,
+            0x410f_d042,
+            0x410f_d034,
+            0x410f_d050,
+            0x411f_d071,
+            0x410f_d083,
+            0x410f_d092,
+            0x410f_d0a0,
+            0x411f_d070,
+            0,
+            u32::MAX,
+        ];
+        assert_eq!(a7.map(target), [KVM_ARM_TARGET_CORTEX_A7; 3]);
+        assert_eq!(a15.map(target), [KVM_ARM_TARGET_CORTEX_A15; 16]);
+        // Another maker's part of the same number is another core.
+        assert_eq!(target(0x560f_c074), KVM_ARM_TARGET_CORTEX_A15);
+    }
 }

@@ -14,7 +14,7 @@ use crate::system::{self, to_kernel};
 use crate::trace;
 use crate::user::UserAddress;
 use crate::vcpu_state;
-use crate::vm::{Kind, VmObject, descriptor, preferred};
+use crate::vm::{Kind, VmObject, descriptor};
 use core::ffi::c_void;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -158,7 +158,7 @@ impl VcpuObject {
         let request: VcpuInit = argument.read()?;
         let hypervisor = system::hypervisor()?;
         let id = &hypervisor.hardware.id;
-        if request.target != preferred(id.midr) {
+        if request.target != reset::target(id.midr) {
             return Err(Errno::EINVAL);
         }
         let known = (1u32 << KVM_VCPU_MAX_FEATURES) - 1;

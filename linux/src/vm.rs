@@ -12,7 +12,6 @@ use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
 use crate::{capability, device, dirty_log, eventfd, events, trace, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
-use arch::core_id::{Core, Midr};
 use arch::hyp_registers::Hcr;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -24,7 +23,7 @@ use uapi::device::{CreateDevice, DeviceAddr, KVM_ARM_DEVICE_VGIC_V2};
 use uapi::ioctl::*;
 use uapi::irq::{IrqLevel, IrqLine, KVM_ARM_IRQ_CPU_FIQ, KVM_ARM_IRQ_CPU_IRQ};
 use uapi::memory::UserspaceMemoryRegion;
-use uapi::vcpu::{KVM_ARM_TARGET_CORTEX_A7, KVM_ARM_TARGET_CORTEX_A15, VcpuInit};
+use uapi::vcpu::VcpuInit;
 
 /// A VM with what ties it to Linux.
 pub struct VmObject {
@@ -204,17 +203,9 @@ fn set_device_address(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
 
 /// KVM_ARM_PREFERRED_TARGET: what a vCPU here can be: the host's own core, or the nearest that clients know.
 fn preferred_target(argument: UserAddress) -> Result<i32> {
-    let target = preferred(system::hypervisor()?.hardware.id.midr);
+    let target = kvm::reset::target(system::hypervisor()?.hardware.id.midr);
     argument.write(&VcpuInit { target, features: [0; 7] })?;
     Ok(0)
-}
-
-/// The target for a core. Clients know two: Cortex-A7 for itself, Cortex-A15 for itself and, as the nearest, for all others.
-pub fn preferred(midr: u32) -> u32 {
-    match Midr::new(midr).core() {
-        Core::CortexA7 => KVM_ARM_TARGET_CORTEX_A7,
-        _ => KVM_ARM_TARGET_CORTEX_A15,
-    }
 }
 
 fn create_device(object: &Shared<VmObject>, argument: UserAddress) -> Result<i32> {

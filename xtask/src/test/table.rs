@@ -48,7 +48,9 @@ pub fn boots() -> Vec<Boot> {
             tests: CRASH,
             ..Boot::of("crash")
         },
-        Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST], ..Boot::of("cortex-a7") },
+        Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST, REGISTERS], ..Boot::of("cortex-a7") },
+        // An Armv8 core in AArch32.
+        Boot { cpu: Some("max"), tests: &[LOADED, LINUX_GUEST, REGISTERS], ..Boot::of("armv8") },
         Boot {
             // A revision whose HSR is not to be believed (erratum 766422): Thumb stores are read and decoded.
             cpu: Some("cortex-a15,midr=0x410fc0f4"),
@@ -214,6 +216,11 @@ const KEPT: Test = Test::of("all that guests and a process of the host change is
     .expecting(&[Report]);
 const KEPT_WITHOUT_ANSWERS: Test =
     Test::of("the same with no answers given in Hyp mode", kept!("N")).within(240).expecting(&[Report]);
+/// What a vCPU is called, has and reads as on this core.
+const REGISTERS: Test = Test::of("conformance", "kvm-conformance registers vcpu 'vm: the preferred target' </dev/null")
+    .within(300)
+    .expecting(&[Report]);
+
 /// Of these, loads and stores of all kinds, and of which the instruction is read.
 const ABORTS: Test = Test::of("conformance", "kvm-conformance aborts 'observed: instructions are read' </dev/null")
     .within(300)
