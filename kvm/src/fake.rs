@@ -23,15 +23,29 @@ use arch::addr::{HostPhys, HostVirt, PAGE_SIZE};
 use arch::hyp_registers::Vttbr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hyp_abi::context::{ExitCode, VcpuContext};
+#[cfg(loom)]
+use loom::{
+    sync::{Mutex as LockMutex, MutexGuard as LockGuard},
+    thread_local,
+};
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
-use std::thread_local;
 use std::vec::Vec;
+#[cfg(not(loom))]
+use std::{
+    sync::{Mutex as LockMutex, MutexGuard as LockGuard},
+    thread_local,
+};
 use tables::Tables;
 use wait::TimerState;
+
+/// So many cases of a property, but few under Miri, which takes a thousand times as long.
+pub fn cases(count: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config { cases: if cfg!(miri) { count.min(2) } else { count }, ..Default::default() }
+}
 
 /// What the hypervisor asked of the hardware or of other CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,22 +300,36 @@ impl Host {
 
 thread_local! {
     /// The locks that this thread holds: address, and whether it spins.
-    static HELD: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
-    static INTERRUPTS_OFF: Cell<bool> = const { Cell::new(false) };
+    static HELD: RefCell<Vec<(usize, bool)>> = RefCell::default();
+    static INTERRUPTS_OFF: Cell<bool> = Cell::default();
+}
+
+/// Works with the locks that this thread holds.
+fn with_held<R>(work: impl FnOnce(&mut Vec<(usize, bool)>) -> R) -> R {
+    HELD.with(|held| work(&mut held.borrow_mut()))
+}
+
+/// Whether interrupts are off; from now on they are, or are not.
+fn set_interrupts_off(off: bool) -> bool {
+    INTERRUPTS_OFF.with(|is_off| is_off.replace(off))
+}
+
+fn interrupts_are_off() -> bool {
+    INTERRUPTS_OFF.with(Cell::get)
 }
 
 /// Fails the test where a sleep would be a bug.
 fn may_sleep() {
-    HELD.with_borrow(|held| assert!(held.iter().all(|(_, spins)| !spins), "may sleep while a spin lock is held"));
-    assert!(!INTERRUPTS_OFF.get(), "may sleep while interrupts are off");
+    with_held(|held| assert!(held.iter().all(|(_, spins)| !spins), "may sleep while a spin lock is held"));
+    assert!(!interrupts_are_off(), "may sleep while interrupts are off");
 }
 
 /// A lock that knows what its thread holds.
-pub struct FakeLock<T, const SPINS: bool>(StdMutex<T>);
+pub struct FakeLock<T, const SPINS: bool>(LockMutex<T>);
 
 /// What is locked.
 pub struct Guard<'a, T> {
-    inner: MutexGuard<'a, T>,
+    inner: LockGuard<'a, T>,
     address: usize,
 }
 
@@ -312,7 +340,7 @@ impl<T, const SPINS: bool> Lock<T> for FakeLock<T, SPINS> {
         T: 'a;
 
     fn new(value: T) -> Self {
-        Self(StdMutex::new(value))
+        Self(LockMutex::new(value))
     }
 
     fn lock(&self) -> Guard<'_, T> {
@@ -320,11 +348,11 @@ impl<T, const SPINS: bool> Lock<T> for FakeLock<T, SPINS> {
         if !SPINS {
             may_sleep();
         }
-        HELD.with_borrow_mut(|held| {
+        with_held(|held| {
             assert!(held.iter().all(|(other, _)| *other != address), "this thread holds the lock already");
             held.push((address, SPINS));
         });
-        Guard { inner: open(&self.0), address }
+        Guard { inner: self.0.lock().unwrap_or_else(PoisonError::into_inner), address }
     }
 }
 
@@ -343,7 +371,7 @@ impl<T> DerefMut for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        HELD.with_borrow_mut(|held| held.retain(|(address, _)| *address != self.address));
+        with_held(|held| held.retain(|(address, _)| *address != self.address));
     }
 }
 
@@ -524,14 +552,14 @@ impl host::Host for Host {
         if let Some(race) = race {
             race();
         }
-        assert!(!INTERRUPTS_OFF.replace(true), "interrupts are off already");
+        assert!(!set_interrupts_off(true), "interrupts are off already");
         Masks(0x13)
     }
 
     fn interrupts_on(&self, before: Masks) {
         assert_eq!(before.0, 0x13);
         assert!(!deferred::any(), "the guest is half in the hardware");
-        assert!(INTERRUPTS_OFF.replace(false), "interrupts are on already");
+        assert!(set_interrupts_off(false), "interrupts are on already");
     }
 
     fn must_stop(&self) -> bool {
@@ -549,17 +577,17 @@ impl host::Host for Host {
     }
 
     fn load_cpu_interface(&self, interface: &CpuInterface) {
-        assert!(INTERRUPTS_OFF.get());
+        assert!(interrupts_are_off());
         *open(&self.0.cpu_interface) = *interface;
     }
 
     fn store_cpu_interface(&self, interface: &mut CpuInterface) {
-        assert!(INTERRUPTS_OFF.get());
+        assert!(interrupts_are_off());
         *interface = *open(&self.0.cpu_interface);
     }
 
     fn hold_timer_interrupt(&self, hold: bool) {
-        assert!(INTERRUPTS_OFF.get());
+        assert!(interrupts_are_off());
         self.0.timer_held.store(hold, Ordering::SeqCst);
     }
 
@@ -577,7 +605,7 @@ impl host::Host for Host {
     }
 
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
-        assert!(INTERRUPTS_OFF.get());
+        assert!(interrupts_are_off());
         let guest = open(&self.0.guest).take();
         let mut guest = guest.expect("a test that enters the guest sets one");
         deferred::give_back(context);
@@ -598,7 +626,7 @@ impl host::Host for Host {
     }
 
     fn leave_guest(&self, context: &mut ContextPage) -> bool {
-        assert!(INTERRUPTS_OFF.get() && deferred::any());
+        assert!(interrupts_are_off() && deferred::any());
         self.0.leaves.fetch_add(1, Ordering::SeqCst);
         deferred::give_back(context);
         !self.0.leave_fails.load(Ordering::SeqCst)

@@ -24,6 +24,7 @@ mod dirty_log;
 
 pub use dirty_log::LogError;
 
+use crate::atomic::{AtomicU32, Ordering};
 use crate::host::{Host, Lock, OutOfMemory, Resolved, Unresolved};
 use crate::memslots::{Change, Memslots, Region, SlotError, View};
 use crate::stage2::{Flush, Found, IpaRange, MapError, Mapping, Size, Stage2, TableCache, Unfinished};
@@ -32,7 +33,6 @@ use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::hyp_registers::Vttbr;
 use arch::long_descriptor::Stage2Access;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What a guest tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,12 +8,12 @@
 //!
 //! Which registers there are, and what they mean to a process: [`crate::vgic`].
 
+use crate::atomic::{AtomicBool, Ordering, fence};
 use crate::host::Host;
 use crate::vcpu::Vcpu;
 use crate::vgic::{CpuInterface, Parked, StateError, Vgic};
 use crate::vm::{Hypervisor, IrqchipError, Vm};
 use arch::gic::{MAX_CPUS, gicd};
-use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether somebody works with the interrupt controller of vCPUs that stand still. Changed under the interrupt controller's lock.
 #[derive(Default)]

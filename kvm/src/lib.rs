@@ -8,6 +8,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod atomic;
 pub mod cp15;
 #[cfg(test)]
 pub mod fake;
@@ -20,6 +21,8 @@ pub mod io_bus;
 pub mod irq_routing;
 pub mod irqchip_state;
 pub mod irqfd;
+#[cfg(all(test, loom))]
+mod loom_tests;
 pub mod memslots;
 pub mod mmio;
 pub mod one_reg;

@@ -6,8 +6,8 @@
 //! step, so that nothing is allocated and nothing long is done under the spin lock, and a list that does not find memory stays as it is.
 //! What is removed leaves an empty place behind, which the next copy leaves out: to remove always succeeds.
 
+use crate::atomic::{AtomicU32, Ordering};
 use crate::host::{Host, Lock, OutOfMemory};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// How many places are looked at under one taking of the spin lock where there may be many to be looked at.
 const PIECE: usize = 32;

@@ -13,13 +13,10 @@
 //!
 //! Source: arch/arm/include/asm/kvm_host.h of Linux 5.6 for KVM's names and what they count.
 
+use crate::atomic::{AtomicU32, Ordering, fence};
 use crate::host::{Host, Lock};
 use crate::vm::Vm;
 use core::ffi::CStr;
-#[cfg(not(all(test, loom)))]
-use core::sync::atomic::{AtomicU32, Ordering, fence};
-#[cfg(all(test, loom))]
-use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
 /// A number that one thread counts up and any thread reads.
 #[derive(Debug, Default)]

@@ -6,10 +6,10 @@
 //!
 //! Source: Documentation/virt/kvm/devices/vcpu.rst of Linux 5.6, section 2.
 
+use crate::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::host::Host;
 use crate::vm::{Hypervisor, IrqchipError, Vm};
 use arch::gic::{PRIVATE_IRQS, SGIS};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use uapi::device::{DEFAULT_PTIMER_IRQ, DEFAULT_VTIMER_IRQ};
 
 /// One of a vCPU's timers.

@@ -9,6 +9,7 @@
 //! the guest, with interrupts off, before it looks for the last time; so either it sees the change, or the kick's interrupt
 //! waits for it at the guest's first instruction. A sleeping thread looks again whenever it is woken.
 
+use crate::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::cp15::Registers;
 use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
 use crate::mmio::{DevicePage, Instruction};
@@ -18,7 +19,6 @@ use crate::statistics::VcpuStatistics;
 use crate::vgic::{CpuInterface, Parked, Queue};
 use arch::hyp_registers::Hcr;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use uapi::run::Mmio;
 
 /// Whether a vCPU is on, and how it is to start if it just was turned on.
@@ -56,7 +56,7 @@ impl<H: Host> Vcpu<H> {
             runs: AtomicBool::new(true),
             power: Lock::new(Power::default()),
             running: AtomicBool::new(false),
-            parked: [const { AtomicU32::new(0) }; 2],
+            parked: core::array::from_fn(|_| AtomicU32::new(0)),
             lines: AtomicU32::new(0),
             statistics: VcpuStatistics::default(),
         })
@@ -95,7 +95,7 @@ impl<H: Host> Vcpu<H> {
     /// Makes it leave the guest if it runs there. False: it does not, and may sleep.
     pub fn kick_out(&self) -> bool {
         // Orders the change before the look at the flag; `set_in_guest` does the opposite on the other side (see above).
-        core::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         let inside = self.in_guest.load(Ordering::Relaxed);
         if inside {
             // Should it leave for a wait just now, it looks for what it may wait for after it has taken the flag back.
@@ -151,7 +151,7 @@ impl<H: Host> Vcpu<H> {
     /// Marks it as in the guest. Interrupts are off.
     pub fn set_in_guest(&self, inside: bool) {
         self.in_guest.store(inside, Ordering::SeqCst);
-        core::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 }
 

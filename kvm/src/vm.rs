@@ -7,6 +7,7 @@
 
 mod gsi;
 
+use crate::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::cp15::IdRegisters;
 use crate::guest_memory::GuestMemory;
 use crate::host::{Host, Lock, OutOfMemory};
@@ -24,7 +25,6 @@ use crate::vmid::{LastRan, Vmids};
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::core_id::{BranchPredictor, Core, Midr};
 use arch::gic::MAX_CPUS;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What the hardware offers to VMs.
 #[derive(Clone, Copy, Debug)]

@@ -23,14 +23,10 @@
 //!
 //! Source: ARM DDI 0406C.d, B3.9 and B3.10 (TLBs, VMID), B4.1 (VTTBR).
 
+use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::host::{Cpus, Host, Lock, OutOfMemory};
 use arch::addr::HostPhys;
 use arch::hyp_registers::{Vmid, Vttbr};
-use core::sync::atomic::{AtomicU32, Ordering};
-#[cfg(not(all(test, loom)))]
-use core::sync::atomic::{AtomicU64, fence};
-#[cfg(all(test, loom))]
-use loom::sync::atomic::{AtomicU64, fence};
 
 /// How many VMIDs there are, the host's included.
 const VMIDS: u16 = 256;

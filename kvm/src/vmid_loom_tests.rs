@@ -4,6 +4,10 @@
 //! What `vmid_tests.rs` takes for granted is looked at here: that the accesses to slots and to the generation are ordered as the
 //! argument in `vmid.rs` says. A CPU is a thread; its interrupts are a lock that it holds while they are off, so that the interrupt of
 //! a roll-over waits for it as the real one does. TLBs belong to the hardware and order nothing, so they are no business of loom's.
+//!
+//! loom 0.7 takes the SeqCst accesses for acquire and release. So what passes here passes with less than the code asks for: that lock
+//! stands where the code has the mark in the guest, and orders the look at the generation after the interrupt. That the mark is enough
+//! for it is tried in `crate::loom_tests`, by its fences, which loom knows.
 
 use super::*;
 use loom::sync::atomic::{AtomicBool, AtomicUsize};

@@ -7,11 +7,14 @@
 use arch::psr::{Mode, Psr};
 use arch::syndrome::{exception_class, is_device_access};
 use hyp_abi::context::{Bank, Banks, Cp15, ExitCode, Timer, VcpuContext};
+#[cfg(loom)]
+use loom::thread_local;
 use std::cell::RefCell;
+#[cfg(not(loom))]
 use std::thread_local;
 
 thread_local! {
-    static IN_HARDWARE: RefCell<Option<Deferred>> = const { RefCell::new(None) };
+    static IN_HARDWARE: RefCell<Option<Deferred>> = RefCell::default();
 }
 
 /// What is in the hardware, of the guest whose context has this address.
@@ -69,13 +72,13 @@ pub fn hold(context: &mut VcpuContext, code: ExitCode) -> ExitCode {
     let timer = Timer { cntvoff: PATTERN.into(), cval: PATTERN.into(), ctl: PATTERN, reserved: 0 };
     let VcpuContext { banks: to_banks, cp15: to_cp15, timer: to_timer, .. } = context;
     copy(to_banks, to_cp15, to_timer, (&banks, &cp15, &timer));
-    IN_HARDWARE.replace(Some(held));
+    IN_HARDWARE.with(|hardware| hardware.replace(Some(held)));
     ExitCode::ShortTrap
 }
 
 /// Gives the guest back what is in the hardware, if it is this one's.
 pub fn give_back(context: &mut VcpuContext) {
-    if let Some(held) = IN_HARDWARE.take() {
+    if let Some(held) = IN_HARDWARE.with(RefCell::take) {
         assert_eq!(held.context, core::ptr::from_ref(context) as usize, "the hardware holds another guest's state");
         let VcpuContext { banks, cp15, timer, .. } = context;
         copy(banks, cp15, timer, (&held.banks, &held.cp15, &held.timer));
@@ -84,5 +87,5 @@ pub fn give_back(context: &mut VcpuContext) {
 
 /// Whether something of a guest's is in the hardware.
 pub fn any() -> bool {
-    IN_HARDWARE.with_borrow(Option::is_some)
+    IN_HARDWARE.with(|hardware| hardware.borrow().is_some())
 }

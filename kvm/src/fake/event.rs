@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Events of the process, what watches them, and pages that the process has mapped, in tests.
 
-use super::HELD;
+use super::with_held;
 use crate::host::{self, Words};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -52,9 +52,7 @@ impl core::fmt::Debug for Event {
 impl host::EventFd for Event {
     fn signal(&self) {
         assert!(!super::deferred::any(), "a thread is woken while the host's timers are not to be touched");
-        HELD.with_borrow(|held| {
-            assert!(held.iter().all(|(_, spins)| !spins), "an event is signalled under a spin lock")
-        });
+        with_held(|held| assert!(held.iter().all(|(_, spins)| !spins), "an event is signalled under a spin lock"));
         self.0.signals.fetch_add(1, Ordering::SeqCst);
         if let Some(action) = super::open(&self.0.on_signal).as_ref() {
             action();
@@ -100,7 +98,7 @@ impl Watch {
 impl Drop for WatchState {
     fn drop(&mut self) {
         // A call under way may want any lock.
-        HELD.with_borrow(|held| assert!(held.is_empty() || std::thread::panicking(), "a watch ends under a lock"));
+        with_held(|held| assert!(held.is_empty() || std::thread::panicking(), "a watch ends under a lock"));
         if let Some(end) = super::open(&self.on_end).take() {
             end();
         }

@@ -2,19 +2,28 @@
 //! Where a vCPU's thread sleeps, and its timer, in tests.
 //!
 //! Most tests have one thread: what would wake the sleeper is done by [`Waiter::on_sleep`]. A thread that nothing wakes
-//! fails the test after a while.
+//! fails the test after a while; under loom, at once.
 
 use super::{Host, may_sleep, open};
 use crate::host::{self, Waiter as _, Wake};
 use core::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(loom)]
+use loom::sync::{Condvar, Mutex as LockMutex, MutexGuard as LockGuard};
 use std::boxed::Box;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+#[cfg(not(loom))]
+use std::sync::{Condvar, Mutex as LockMutex, MutexGuard as LockGuard};
+
+/// Woken and not yet seen; signal pending.
+type Flags = (bool, bool);
+
+/// How often a thread that nothing wakes looks again before the test fails: minutes, since whoever is to wake it may be slow, on a
+/// loaded machine and under Miri.
+const PATIENCE: usize = 30_000;
 
 #[derive(Default)]
 struct WaiterState {
-    /// Woken and not yet seen; signal pending.
-    flags: Mutex<(bool, bool)>,
+    flags: LockMutex<Flags>,
     bell: Condvar,
     wakes: AtomicUsize,
     kicks: AtomicUsize,
@@ -38,8 +47,25 @@ impl Waiter {
 
     /// Makes a signal pending, or no longer.
     pub fn set_signal(&self, pending: bool) {
-        open(&self.0.flags).1 = pending;
+        self.flags().1 = pending;
         self.0.bell.notify_all();
+    }
+
+    fn flags(&self) -> LockGuard<'_, Flags> {
+        self.0.flags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps, for some time at least.
+    #[cfg(not(loom))]
+    fn sleep<'a>(&self, flags: LockGuard<'a, Flags>) -> LockGuard<'a, Flags> {
+        let awake = self.0.bell.wait_timeout(flags, std::time::Duration::from_millis(10));
+        awake.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Sleeps. If nobody is left who could wake it, the model fails.
+    #[cfg(loom)]
+    fn sleep<'a>(&self, flags: LockGuard<'a, Flags>) -> LockGuard<'a, Flags> {
+        self.0.bell.wait(flags).unwrap()
     }
 
     /// Runs `on_sleep` each time that the thread is about to sleep: the world's chance to wake it, in a test with one thread.
@@ -53,20 +79,19 @@ impl host::Waiter for Waiter {
 
     fn wait(&self, ready: impl Fn() -> bool) -> Wake {
         may_sleep();
-        for _ in 0..1000 {
+        for _ in 0..PATIENCE {
             if ready() {
                 return Wake::Ready;
             }
-            if open(&self.0.flags).1 {
+            if self.flags().1 {
                 return Wake::Signal;
             }
             if let Some(on_sleep) = open(&self.0.on_sleep).as_mut() {
                 on_sleep();
             }
-            let mut flags = open(&self.0.flags);
+            let mut flags = self.flags();
             if !flags.0 && !flags.1 {
-                let awake = self.0.bell.wait_timeout(flags, Duration::from_millis(10));
-                flags = awake.unwrap_or_else(PoisonError::into_inner).0;
+                flags = self.sleep(flags);
             }
             flags.0 = false;
         }
@@ -76,7 +101,7 @@ impl host::Waiter for Waiter {
     fn wake(&self) {
         assert!(!super::deferred::any(), "the host's timers are not to be touched now");
         self.0.wakes.fetch_add(1, Ordering::SeqCst);
-        open(&self.0.flags).0 = true;
+        self.flags().0 = true;
         self.0.bell.notify_all();
     }
 

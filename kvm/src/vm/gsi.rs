@@ -4,11 +4,11 @@
 //! The table is under the interrupt controller's lock, so that nothing is injected by a table that was replaced.
 
 use super::Vm;
+use crate::atomic::Ordering;
 use crate::host::{Host, Lock};
 use crate::irq_routing::{Routing, RoutingError};
 use crate::trace::{Event, Kind, note};
 use crate::vgic::{Kicks, Queue};
-use core::sync::atomic::Ordering;
 use uapi::irq::IrqRoutingEntry;
 
 impl<H: Host> Vm<H> {
