@@ -262,6 +262,7 @@ fn near_loads_and_stores() -> impl Strategy<Value = (Opcode, u32)> {
 /// Whatever lies there, with any registers: if it is one that aborts where the guest did, it is carried out, if it stays in the page,
 /// by as many accesses as it has registers, each in the page. Anything else is refused.
 #[test]
+#[cfg_attr(miri, ignore = "it wants thousands of cases, to have met each register as a base")]
 fn any_instruction_stays_in_its_page() {
     let carried_out: RefCell<BTreeMap<(usize, usize), u32>> = RefCell::default();
     // Which of its accesses hit, if it is decoded; where that is in a page; and whether the abort is another's.

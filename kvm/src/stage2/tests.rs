@@ -186,7 +186,7 @@ fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(fake::cases(64))]
 
     #[test]
     fn tables_are_what_was_mapped(steps in prop::collection::vec(step(), 1..40)) {

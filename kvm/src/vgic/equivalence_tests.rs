@@ -4,6 +4,7 @@
 use super::machine::{Machine, NR_IRQS, Step, TIMER, VCPUS, drain, read_back, set_up, step_and_check};
 use super::reference::Reference;
 use super::{CpuInterface, Kicks};
+use crate::fake::cases;
 use arch::gic::gicd;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn behaves_as_a_gicv2(
@@ -87,7 +88,7 @@ enum Race {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(cases(150))]
 
     /// Kicks take their time. Even so nothing is lost, and no edge is delivered more often than it came.
     #[test]

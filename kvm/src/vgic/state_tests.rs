@@ -120,7 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(crate::fake::cases(120))]
 
     /// What no register shows cannot be moved: the priority at which an interrupt was acknowledged, if it has another since; on which of
     /// two vCPUs that handle the same priority it is. So a handler's interrupt keeps priority, group and targets here.
