@@ -14,6 +14,7 @@ mod wait;
 pub use event::{Event as ProcessEvent, ProcessPage, Watch};
 pub use wait::{Waiter, WakeTimer};
 
+use crate::halt_poll::HaltPolling;
 use crate::host::{self, Lock, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use crate::trace;
 use crate::vgic::CpuInterface;
@@ -67,6 +68,7 @@ pub enum Event {
 type Observer = Box<dyn FnMut(Event) + Send>;
 type Guest = Box<dyn FnMut(&mut VcpuContext) -> ExitCode + Send>;
 type Race = Box<dyn FnOnce() + Send>;
+type Poll = Box<dyn FnMut() -> bool + Send>;
 
 struct Inner {
     tables: StdMutex<Tables>,
@@ -86,6 +88,8 @@ struct Inner {
     cpus: AtomicUsize,
     midr: AtomicU32,
     must_stop: AtomicBool,
+    halt_polling: StdMutex<HaltPolling>,
+    on_poll: StdMutex<Option<Poll>>,
     signal_pending: AtomicBool,
     yields: AtomicUsize,
     leaves: AtomicUsize,
@@ -141,6 +145,8 @@ impl Host {
             cpus: AtomicUsize::new(4),
             midr: AtomicU32::new(0x413f_c0f1),
             must_stop: AtomicBool::new(false),
+            halt_polling: StdMutex::new(HaltPolling { longest: 0, grow: 2, grow_start: 10_000, shrink: 0 }),
+            on_poll: StdMutex::default(),
             signal_pending: AtomicBool::new(false),
             yields: AtomicUsize::new(0),
             leaves: AtomicUsize::new(0),
@@ -221,6 +227,16 @@ impl Host {
         for timer in timers {
             timer.fire_if_due(count);
         }
+    }
+
+    /// How polling before sleep goes. At first nobody polls.
+    pub fn set_halt_polling(&self, parameters: HaltPolling) {
+        *open(&self.0.halt_polling) = parameters;
+    }
+
+    /// Asks `on_poll` each time that a thread that polls asks whether it may go on: the world's chance to end its wait.
+    pub fn on_poll(&self, on_poll: impl FnMut() -> bool + Send + 'static) {
+        *open(&self.0.on_poll) = Some(Box::new(on_poll));
     }
 
     /// Another thread's turn has come, until the next `yield_cpu`.
@@ -543,6 +559,11 @@ impl host::Host for Host {
         self.0.counter.load(Ordering::SeqCst)
     }
 
+    /// A tick is a nanosecond.
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        ticks
+    }
+
     fn midr(&self) -> u32 {
         self.0.midr.load(Ordering::SeqCst)
     }
@@ -568,6 +589,16 @@ impl host::Host for Host {
 
     fn signal_pending(&self) -> bool {
         self.0.signal_pending.load(Ordering::SeqCst)
+    }
+
+    fn halt_polling(&self) -> HaltPolling {
+        *open(&self.0.halt_polling)
+    }
+
+    fn may_poll(&self) -> bool {
+        // Whoever else wants the CPU may want these.
+        may_sleep();
+        open(&self.0.on_poll).as_mut().is_none_or(|on_poll| on_poll())
     }
 
     fn yield_cpu(&self) {

@@ -5,6 +5,7 @@
 //! [`Host`]. The real one is the module's; the one in unit tests is `fake::Host`, on the developer's machine. A method
 //! exists because something here calls it, and says whether it may sleep.
 
+use crate::halt_poll::HaltPolling;
 use crate::trace::{Event, Watched};
 use crate::vgic::CpuInterface;
 use crate::vmid::VmidSlot;
@@ -216,6 +217,8 @@ pub trait Host: Cpus + Clone {
     fn cpus(&self) -> usize;
     /// CNTPCT.
     fn counter(&self) -> u64;
+    /// How many nanoseconds so many ticks of CNTPCT take, rounded up.
+    fn nanoseconds(&self, ticks: u64) -> u64;
     /// Reads the calling CPU's MIDR.
     fn midr(&self) -> u32;
 
@@ -227,6 +230,10 @@ pub trait Host: Cpus + Clone {
     fn must_stop(&self) -> bool;
     /// Whether a signal is pending for the thread.
     fn signal_pending(&self) -> bool;
+    /// How polling before sleep goes.
+    fn halt_polling(&self) -> HaltPolling;
+    /// Whether the thread may spin where it could sleep: nobody else wants the CPU.
+    fn may_poll(&self) -> bool;
     /// Lets other threads run, if it is their turn. May sleep.
     fn yield_cpu(&self);
     /// Writes a vCPU's virtual CPU interface to this CPU's hardware. Interrupts are off.

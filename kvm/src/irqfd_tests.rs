@@ -91,6 +91,7 @@ fn an_event_wakes_the_vcpu_and_kicks_it_out_of_its_guest() {
     edge(&machine);
     let place = machine.vm.place(0).unwrap().waiter().clone();
     let before = place.wakes();
+    machine.vm.vcpu(0).unwrap().pretend_to_sleep();
     machine.vm.irqfd_event(GSI, false);
     assert_eq!(place.wakes() - before, 1);
     let (vm, host) = (machine.vm.clone(), machine.host.clone());
@@ -178,6 +179,7 @@ fn an_interrupt_that_was_retargeted_while_active_is_not_taken_once_more() {
         assign(&machine, resampling(&ProcessEvent::default(), GSI, &told)).unwrap();
         machine.vm.irqfd_event(GSI, true);
         let other = machine.vm.place(1).unwrap().waiter().clone();
+        machine.vm.vcpu(1).unwrap().pretend_to_sleep();
         let (vm, host) = (machine.vm.clone(), machine.host.clone());
         let wakes = other.wakes();
         machine.script([

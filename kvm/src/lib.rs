@@ -14,6 +14,7 @@ pub mod cp15;
 pub mod fake;
 pub mod guest_memory;
 pub mod guest_registers;
+pub mod halt_poll;
 pub mod host;
 pub mod hyp_map;
 pub mod inject;

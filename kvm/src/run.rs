@@ -14,6 +14,7 @@
 mod abort;
 mod interrupts;
 mod short_exit;
+mod wait;
 
 use crate::cp15::Registers;
 use crate::cp15::trap::{self, Outcome};
@@ -26,11 +27,10 @@ use crate::trace::{self, Event, Kind, Watched};
 use crate::vcpu::{Power, Vcpu, VcpuState};
 use crate::vgic::{Kicks, Queue};
 use crate::vm::{Hypervisor, IrqchipError, Vm};
-use crate::{guest_registers, inject, vtimer};
+use crate::{guest_registers, inject};
 use abort::{count_for_process, note_mmio, write_to_bus};
 use arch::condition::InstructionLength;
 use arch::syndrome::{self, RegisterAccess, Trap, WideRegisterAccess};
-use core::cell::Cell;
 use hyp_abi::context::ExitCode;
 use short_exit::AtOnce;
 use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -180,7 +180,7 @@ impl<H: Host> Run<'_, H> {
         if self.vcpu.runs() {
             return true;
         }
-        if self.vcpu.waiter().wait(|| !self.vcpu.power().off) == Wake::Signal {
+        if self.vcpu.sleep_until(|| !self.vcpu.power().off) == Wake::Signal {
             return false;
         }
         start_as_asked(self.hypervisor, self.vm, self.number, self.state);
@@ -364,48 +364,6 @@ impl<H: Host> Run<'_, H> {
             _ => inject::undefined(context),
         }
         Next::Enter
-    }
-
-    /// WFI: sleeps until there is something to wake up for.
-    fn wait(&mut self) -> Next {
-        // It wakes the guest masked or not, and no interrupt controller knows of it (B1.8.14).
-        if inject::async_abort_is_pending(&self.state.context) {
-            return Next::Enter;
-        }
-        let host = &self.hypervisor.host;
-        let now = host.counter();
-        let due =
-            [vtimer::deadline(&self.state.context.timer, now), self.state.context.physical_timer.deadline(|| now)];
-        // A timer that is asserted already has told the interrupt controller so, whoever emulates it; it is not waited for.
-        let due = due.iter().zip(self.state.timer_lines).filter(|(_, told)| !told).filter_map(|(due, _)| *due).min();
-        let Self { vm, vcpu, number, state, .. } = self;
-        let vmcr = state.cpu_interface.vmcr;
-        let asked = Cell::new(0u32);
-        let wake = vcpu.waiter().wait(|| {
-            asked.set(asked.get().saturating_add(1));
-            let ready = due.is_some_and(|due| host.counter() >= due)
-                || vm.with_vgic(|vgic| vgic.has_deliverable(*number, vmcr)).unwrap_or(false)
-                || !vcpu.lines().is_empty()
-                || vcpu.power().off;
-            if !ready {
-                // Each time: it may have woken us a little too early.
-                state.alarm.set(due);
-            }
-            ready
-        });
-        let waited = asked.get() > 1;
-        if waited && wake == Wake::Ready {
-            vcpu.statistics.halt_wakeup.count();
-        }
-        if host.watched().any() {
-            let ticks = host.counter().wrapping_sub(now);
-            let valid = (wake == Wake::Ready).into();
-            trace::note(host, Kind::VcpuWakeup, || Event::VcpuWakeup { ticks, waited: waited.into(), valid });
-        }
-        match wake {
-            Wake::Ready => Next::Enter,
-            Wake::Signal => Next::Leave(Return::Interrupted),
-        }
     }
 
     fn cp15(&mut self, emulate: impl FnOnce(&mut Registers<'_>, &dyn Fn() -> u64) -> Outcome) -> Next {

@@ -496,6 +496,7 @@ fn cpu_on_starts_a_vcpu_from_reset() {
         machine.states[1].context.r[5] = 5;
         machine.states[1].context.cp15.sctlr |= 1;
         machine.states[1].context.timer.ctl = 1;
+        machine.vm.vcpu(1).unwrap().pretend_to_sleep();
         assert_eq!(machine.run(0), Return::Interrupted);
         assert_eq!(wakes(&machine, 1), 1);
         machine.script([Box::new(move |context: &mut VcpuContext| {
@@ -597,6 +598,7 @@ fn cpu_suspend_waits_as_wfi_does() {
 fn system_off_and_reset_stop_every_vcpu() {
     for (function, event) in [(id::SYSTEM_OFF, KVM_SYSTEM_EVENT_SHUTDOWN), (id::SYSTEM_RESET, KVM_SYSTEM_EVENT_RESET)] {
         let mut machine = Machine::new(3);
+        machine.vm.vcpus().for_each(|(_, vcpu)| vcpu.pretend_to_sleep());
         machine.script([at(0, move |context| hvc(context, [function, 0, 0, 0]))]);
         assert_eq!(machine.run(1), Return::Exit(Exit::SystemEvent { event, flags: 0 }));
         assert!(machine.vm.vcpus().all(|(_, vcpu)| vcpu.power().off));

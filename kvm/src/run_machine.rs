@@ -120,6 +120,7 @@ impl Drop for Machine {
         self.host.set_guest(|_| ExitCode::Gone);
         self.host.race_entry(|| {});
         self.host.observe(|_| {});
+        self.host.on_poll(|| true);
         for number in 0..8 {
             self.vm.place(number).unwrap().waiter().on_sleep(|| {});
         }

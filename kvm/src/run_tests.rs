@@ -151,18 +151,20 @@ fn a_kick_reaches_a_vcpu_in_its_guest_and_only_there() {
         assert_eq!(inside.kicks(), 1);
         ExitCode::Interrupt
     })]);
+    machine.vm.vcpu(0).unwrap().pretend_to_sleep();
     machine.vm.vcpu(0).unwrap().kick();
     assert_eq!((place.wakes(), place.kicks()), (1, 0));
     machine.run(0);
+    assert_eq!((place.wakes(), place.kicks()), (1, 1), "whoever is inside need not be woken");
     machine.vm.vcpu(0).unwrap().kick();
-    assert_eq!((place.wakes(), place.kicks()), (2, 1), "whoever is inside need not be woken");
+    assert_eq!((place.wakes(), place.kicks()), (1, 1), "nor whoever is neither inside nor asleep");
     // Turned away at the last moment, it is not in the guest either.
     let host = machine.host.clone();
     machine.host.set_signal(false);
     machine.host.race_entry(move || host.set_signal(true));
     machine.run(0);
     machine.vm.vcpu(0).unwrap().kick();
-    assert_eq!(place.kicks(), 1);
+    assert_eq!((place.wakes(), place.kicks()), (1, 1));
 }
 
 #[test]
@@ -422,6 +424,7 @@ fn an_sgi_kicks_the_other_and_not_the_sender() {
     machine.enable_interrupts();
     let (sender, other) = (waiter(&machine, 0), waiter(&machine, 1));
     let before = (sender.wakes(), other.wakes());
+    machine.vm.vcpu(1).unwrap().pretend_to_sleep();
     machine.script([at(0, |context| {
         context.r[1] = 0b11 << 16; // SGI 0 to both
         fault(context, store(1), DIST + u64::from(arch::gic::gicd::SGIR))
@@ -645,6 +648,7 @@ fn an_interrupt_that_becomes_anothers_while_it_is_loaded_wakes_that_one() {
     machine.vm.set_line(0, 40, true).unwrap();
     let (vm, other) = (machine.vm.clone(), waiter(&machine, 1));
     let before = other.wakes();
+    machine.vm.vcpu(1).unwrap().pretend_to_sleep();
     machine.script([at(0, move |_| {
         let kicks = vm.with_vgic(|vgic| vgic.dist_write(1, arch::gic::gicd::ITARGETSR + 40, 4, 2)).unwrap();
         assert_eq!(kicks, Kicks::one(0), "the one that has it");

@@ -129,14 +129,18 @@ statistics! {
     mmio_exit_kernel = MmioExitKernel,
     /// Exits to the host's kernel, of every kind.
     exits = Exits,
-    /// KVM's polling before a vCPU sleeps: never done here, so always zero, as are the next two.
+    /// Waits in WFI that were over while the thread polled before it slept.
     halt_successful_poll = HaltSuccessfulPoll,
-    /// As `halt_successful_poll`.
+    /// Waits in which it polled.
     halt_attempted_poll = HaltAttemptedPoll,
-    /// As `halt_successful_poll`.
+    /// Of the successful ones, those that ended for nothing. That exists on other architectures; here it is zero, as it was in KVM/ARM.
     halt_poll_invalid = HaltPollInvalid,
     /// How often a vCPU slept in WFI and was woken.
     halt_wakeup = HaltWakeup,
+    /// Nanoseconds of polls that were successful, as later kernels' KVM has it.
+    halt_poll_success_ns = HaltPollSuccessNs,
+    /// Nanoseconds of polls after which the thread slept.
+    halt_poll_fail_ns = HaltPollFailNs,
     /// Exits for an interrupt of the host's.
     irq_exits = IrqExits,
     /// Returns to the process for a signal.

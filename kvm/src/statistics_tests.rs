@@ -56,7 +56,7 @@ mod counting {
         let names: Vec<String> = Statistic::ALL.iter().map(|which| which.name().to_str().unwrap().into()).collect();
         for name in
             "hvc_exit_stat wfe_exit_stat wfi_exit_stat mmio_exit_user mmio_exit_kernel exits halt_successful_poll \
-            halt_attempted_poll halt_poll_invalid halt_wakeup remote_tlb_flush"
+            halt_attempted_poll halt_poll_invalid halt_wakeup halt_poll_success_ns halt_poll_fail_ns remote_tlb_flush"
                 .split(' ')
         {
             assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");

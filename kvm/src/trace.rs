@@ -142,7 +142,9 @@ events! {
     /// kvm_userspace_exit: KVM_RUN returns.
     UserspaceExit { /** KVM_EXIT_... */ reason, /** errno, negative, or 0. */ errno }
     /// kvm_vcpu_wakeup: a wait in WFI ended.
-    VcpuWakeup { /** Ticks of the counter that it took. */ ticks, /** It slept. */ waited, /** An interrupt ended it. */ valid }
+    VcpuWakeup { /** Nanoseconds that it took. */ ns, /** It slept. */ waited, /** An interrupt ended it. */ valid }
+    /// kvm_halt_poll_ns: a vCPU is to poll longer, or shorter, before it sleeps.
+    HaltPoll { /** Longer. */ grow, /** Whose. */ vcpu, /** Nanoseconds now. */ new, /** And before. */ old }
     /// kvm_set_irq: an interrupt comes by the routing table.
     SetIrq { /** Its GSI. */ gsi, /** Its level. */ level, /** Where it came from. */ source }
     /// kvm_ack_irq: the guest ended an interrupt that somebody asked to hear of.

@@ -148,5 +148,5 @@ fn everything_can_be_watched_at_once() {
         assert!(has(kind), "{kind:?} is not among {told:?}");
     }
     let wakeup = told.iter().find(|event| event.kind() == Kind::VcpuWakeup);
-    assert_eq!(wakeup, Some(&Event::VcpuWakeup { ticks: 0, waited: 0, valid: 1 }));
+    assert_eq!(wakeup, Some(&Event::VcpuWakeup { ns: 0, waited: 0, valid: 1 }));
 }

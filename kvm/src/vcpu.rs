@@ -2,16 +2,18 @@
 //! A vCPU: what its own thread works with, and what others may touch.
 //!
 //! [`Vcpu`] is shared: other vCPUs, interrupt sources and the process's other threads reach it through the VM. It holds where the
-//! thread sleeps, whether it is in the guest just now, and whether the vCPU is powered on. [`VcpuState`] is the thread's own:
+//! thread sleeps, where it is just now (in the guest, asleep, or neither), and whether the vCPU is powered on. [`VcpuState`] is the thread's own:
 //! registers, timers, the table cache. Whoever runs the vCPU, or reads and writes its registers, holds it exclusively.
 //!
 //! To change something that a running vCPU must notice, change it first and [`Vcpu::kick`] then. The thread marks itself as in
 //! the guest, with interrupts off, before it looks for the last time; so either it sees the change, or the kick's interrupt
-//! waits for it at the guest's first instruction. A sleeping thread looks again whenever it is woken.
+//! waits for it at the guest's first instruction. In the same way it marks itself as asleep before it looks for the last time
+//! whether it has to sleep at all. In between it will look in any case, and a kick does nothing.
 
 use crate::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::cp15::Registers;
-use crate::host::{Host, Lock, OutOfMemory, Waiter, WakeTimer};
+use crate::halt_poll::Window;
+use crate::host::{Host, Lock, OutOfMemory, Waiter, Wake, WakeTimer};
 use crate::mmio::{DevicePage, Instruction};
 use crate::psci::PowerOn;
 use crate::stage2::TableCache;
@@ -30,10 +32,17 @@ pub struct Power {
     pub start: Option<PowerOn>,
 }
 
+/// [`Vcpu::whereabouts`]: its thread will yet look for what it is to notice.
+const ELSEWHERE: u32 = 0;
+/// It is in the guest.
+const IN_GUEST: u32 = 1;
+/// It sleeps, or is about to.
+const ASLEEP: u32 = 2;
+
 /// The part that is shared.
 pub struct Vcpu<H: Host> {
     waiter: H::Waiter,
-    in_guest: AtomicBool,
+    whereabouts: AtomicU32,
     /// On, and started: what `power` says, without its lock. Written under it.
     runs: AtomicBool,
     power: H::Spin<Power>,
@@ -52,7 +61,7 @@ impl<H: Host> Vcpu<H> {
     pub fn new(host: &H) -> Result<Self, OutOfMemory> {
         Ok(Self {
             waiter: host.waiter()?,
-            in_guest: AtomicBool::new(false),
+            whereabouts: AtomicU32::new(ELSEWHERE),
             runs: AtomicBool::new(true),
             power: Lock::new(Power::default()),
             running: AtomicBool::new(false),
@@ -92,16 +101,25 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
-    /// Makes it leave the guest if it runs there. False: it does not, and may sleep.
+    /// Makes it leave the guest if it runs there. False: it sleeps, and is to be woken by [`Self::kick`] yet.
     pub fn kick_out(&self) -> bool {
-        // Orders the change before the look at the flag; `set_in_guest` does the opposite on the other side (see above).
+        // Orders the change before the look at the mark; `mark` does the opposite on the other side (see above).
         fence(Ordering::SeqCst);
-        let inside = self.in_guest.load(Ordering::Relaxed);
-        if inside {
-            // Should it leave for a wait just now, it looks for what it may wait for after it has taken the flag back.
+        let at = self.whereabouts.load(Ordering::Relaxed);
+        if at == IN_GUEST {
+            // Should it leave for a wait just now, it looks for what it may wait for after it has taken the mark back.
             self.waiter.kick();
         }
-        inside
+        at != ASLEEP
+    }
+
+    /// Sleeps until `ready` says true or a signal comes. `ready` is called on this thread, first when whoever changes something can see that
+    /// it sleeps.
+    pub fn sleep_until(&self, ready: impl Fn() -> bool) -> Wake {
+        self.mark(ASLEEP);
+        let wake = self.waiter.wait(ready);
+        self.mark(ELSEWHERE);
+        wake
     }
 
     /// Whether KVM_RUN is under way.
@@ -150,7 +168,18 @@ impl<H: Host> Vcpu<H> {
 
     /// Marks it as in the guest. Interrupts are off.
     pub fn set_in_guest(&self, inside: bool) {
-        self.in_guest.store(inside, Ordering::SeqCst);
+        self.mark(if inside { IN_GUEST } else { ELSEWHERE });
+    }
+
+    /// Marks it as asleep, as a thread of its own would have done.
+    #[cfg(test)]
+    pub fn pretend_to_sleep(&self) {
+        self.mark(ASLEEP);
+    }
+
+    #[inline(always)]
+    fn mark(&self, whereabouts: u32) {
+        self.whereabouts.store(whereabouts, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 }
@@ -181,6 +210,8 @@ pub struct VcpuState<H: Host> {
     pub told_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
     pub alarm: Alarm<H>,
+    /// For how long it looks for what ends a wait before it sleeps.
+    pub halt_poll: Window,
     /// Interrupts that the guest has ended and that nobody was told of yet. Noted only where somebody is to be told.
     pub(crate) ended: Queue,
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
@@ -204,6 +235,7 @@ impl<H: Host> VcpuState<H> {
             timer_lines: [false; 2],
             told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
+            halt_poll: Window::default(),
             ended: Queue::EMPTY,
             answers_as_of: None,
         })

@@ -10,8 +10,27 @@ use std::sync::atomic::AtomicUsize;
 fn a_new_vcpu_is_on_and_out() {
     let vcpu = Vcpu::new(&fake::Host::new()).unwrap();
     assert_eq!(vcpu.power(), Power { off: false, start: None });
+    assert!(vcpu.kick_out(), "it will look by itself");
     vcpu.kick();
-    assert_eq!((vcpu.waiter().wakes(), vcpu.waiter().kicks()), (1, 0));
+    assert_eq!((vcpu.waiter().wakes(), vcpu.waiter().kicks()), (0, 0));
+}
+
+/// Whatever is changed before a kick is seen by the vCPU before it sleeps, or wakes it.
+#[test]
+fn who_is_about_to_sleep_is_woken() {
+    let vcpu = Vcpu::new(&fake::Host::new()).unwrap();
+    let (looks, seen) = (Cell::new(0), Cell::new(None));
+    let wake = vcpu.sleep_until(|| {
+        looks.set(looks.get() + 1);
+        if looks.get() == 1 {
+            seen.set(Some(vcpu.kick_out()));
+            vcpu.kick();
+        }
+        looks.get() == 2
+    });
+    assert_eq!((wake, seen.get(), vcpu.waiter().wakes()), (Wake::Ready, Some(false), 1));
+    vcpu.kick();
+    assert_eq!(vcpu.waiter().wakes(), 1, "it is up");
 }
 
 /// Whatever is changed before a kick is seen by the vCPU before it enters, or kicks it out.

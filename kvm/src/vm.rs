@@ -286,7 +286,7 @@ impl<H: Host> Vm<H> {
         self.vcpus().fold(Kicks::NONE, |all, (other, _)| all | Kicks::one(other)).without(number)
     }
 
-    /// Kicks those vCPUs that are in their guests; the others, who are to be woken by [`Self::kick`] yet. Never wakes a thread.
+    /// Kicks those vCPUs that are in their guests. Those that sleep are to be woken by [`Self::kick`] yet. Never wakes a thread.
     pub fn kick_out(&self, kicks: Kicks) -> Kicks {
         kicks.iter().fold(Kicks::NONE, |asleep, number| match self.vcpu(number) {
             Some(vcpu) if !vcpu.kick_out() => asleep | Kicks::one(number),
@@ -510,7 +510,7 @@ impl<H: Host> Vm<H> {
 
     /// Whether an interrupt is queued or loaded for a vCPU: if not, there is nothing to ask the interrupt controller about.
     ///
-    /// The answer is good for a vCPU that has marked itself as in the guest: what comes later kicks it.
+    /// The answer is good for a vCPU that has marked itself as in the guest or asleep: what comes later kicks it.
     pub fn is_concerned(&self, vcpu: usize) -> bool {
         self.concerned.load(Ordering::Relaxed) >> vcpu & 1 != 0
     }

@@ -77,6 +77,9 @@ fn vcpus_have_numbers_from_zero_to_seven_once() {
     vm.forget_vcpu(7);
     vm.forget_vcpu(usize::MAX);
     assert!(vm.vcpu(7).is_none() && vm.create_vcpu(7));
+    for number in [2, 3] {
+        vm.place(number).unwrap().pretend_to_sleep();
+    }
     vm.kick(Kicks::one(2) | Kicks::one(3));
     assert_eq!([2, 3].map(|number| vm.place(number).unwrap().waiter().wakes()), [1, 0]);
 }
@@ -232,6 +235,7 @@ fn lines_are_driven_and_those_of_the_timers_are_not() {
     machine.enable_interrupts();
     let wakes = |number| machine.vm.place(number).unwrap().waiter().wakes();
     let before = [wakes(0), wakes(1)];
+    machine.vm.vcpus().for_each(|(_, vcpu)| vcpu.pretend_to_sleep());
     assert_eq!(machine.vm.set_line(0, 40, true), Ok(()));
     assert_eq!([wakes(0), wakes(1)], [before[0] + 1, before[1]]);
     assert_eq!(machine.vm.set_line(0, 40, true), Ok(()));

@@ -53,6 +53,7 @@ void ws_trace(u32 event, const u64 *f)
 	TELL(kvm_mmio, f[0], f[1], f[2], f[3]);
 	TELL(kvm_userspace_exit, f[0], f[1]);
 	TELL(kvm_vcpu_wakeup, f[0], f[1], f[2]);
+	TELL(kvm_halt_poll_ns, f[0], f[1], f[2], f[3]);
 	TELL(kvm_set_irq, f[0], f[1], f[2]);
 	TELL(kvm_ack_irq, f[0], f[1]);
 	}

@@ -463,6 +463,25 @@ WS_TRACE_EVENT(kvm_vcpu_wakeup,
 		  __entry->waited ? "wait" : "poll", __entry->ns, __entry->valid ? "valid" : "invalid")
 );
 
+WS_TRACE_EVENT(kvm_halt_poll_ns,
+	TP_PROTO(bool grow, unsigned int vcpu_id, unsigned int new, unsigned int old),
+	TP_ARGS(grow, vcpu_id, new, old),
+	TP_STRUCT__entry(
+		__field(bool, grow)
+		__field(unsigned int, vcpu_id)
+		__field(unsigned int, new)
+		__field(unsigned int, old)
+	),
+	TP_fast_assign(
+		__entry->grow = grow;
+		__entry->vcpu_id = vcpu_id;
+		__entry->new = new;
+		__entry->old = old;
+	),
+	TP_printk("vcpu %u: halt_poll_ns %u (%s %u)",
+		  __entry->vcpu_id, __entry->new, __entry->grow ? "grow" : "shrink", __entry->old)
+);
+
 WS_TRACE_EVENT(kvm_set_irq,
 	TP_PROTO(unsigned int gsi, int level, int irq_source_id),
 	TP_ARGS(gsi, level, irq_source_id),

@@ -32,6 +32,7 @@
 	X(kvm_mmio)			\
 	X(kvm_userspace_exit)		\
 	X(kvm_vcpu_wakeup)		\
+	X(kvm_halt_poll_ns)		\
 	X(kvm_set_irq)			\
 	X(kvm_ack_irq)
 

@@ -18,6 +18,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyp_abi::context::{ExitCode, HYP_PANIC, VcpuContext};
 use hyp_abi::image::Call;
+use kvm::halt_poll::HaltPolling;
 use kvm::host::{Cpus, Host, Masks, OutOfMemory, Resolved, Table, TablePhys, Unresolved};
 use kvm::trace::{Event, Watched};
 use kvm::vgic::CpuInterface;
@@ -222,6 +223,10 @@ impl Host for Kernel {
         counter()
     }
 
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        nanoseconds(ticks)
+    }
+
     fn midr(&self) -> u32 {
         midr()
     }
@@ -292,6 +297,17 @@ impl Host for Kernel {
 
     fn signal_pending(&self) -> bool {
         ffi::ws_signal_pending() != 0
+    }
+
+    fn halt_polling(&self) -> HaltPolling {
+        let (mut longest, mut grow, mut grow_start, mut shrink) = (0, 0, 0, 0);
+        // SAFETY: four places to write to.
+        unsafe { ffi::ws_halt_poll(&mut longest, &mut grow, &mut grow_start, &mut shrink) };
+        HaltPolling { longest, grow, grow_start, shrink }
+    }
+
+    fn may_poll(&self) -> bool {
+        ffi::ws_may_poll() != 0
     }
 
     fn yield_cpu(&self) {

@@ -3,7 +3,7 @@
 
 use crate::errno::Result;
 use crate::ffi;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use core::sync::atomic::{AtomicU32, Ordering};
 use kvm::trace::{Event, Kind, Watched, note};
 use uapi::irq::IrqLine;
@@ -21,13 +21,6 @@ pub fn watched() -> Watched {
 #[cold]
 #[inline(never)]
 pub fn tell(event: Event) {
-    let event = match event {
-        // The tracepoint's field is nanoseconds.
-        Event::VcpuWakeup { ticks, waited, valid } => {
-            Event::VcpuWakeup { ticks: kernel::nanoseconds(ticks), waited, valid }
-        }
-        event => event,
-    };
     // SAFETY: as many fields as any event has.
     unsafe { ffi::ws_trace(event.kind() as u32, event.fields().as_ptr()) };
 }

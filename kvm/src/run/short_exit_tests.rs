@@ -139,7 +139,8 @@ fn whoever_sleeps_is_woken_after_the_guest_was_left() {
     machine.enable_interrupts();
     let place = machine.vm.place(1).unwrap().waiter().clone();
     let (host, before) = (machine.host.clone(), place.wakes());
-    let (now, inside) = (place.clone(), machine.vm.clone());
+    let (now, inside, out) = (place.clone(), machine.vm.clone(), machine.vm.clone());
+    machine.vm.vcpu(1).unwrap().pretend_to_sleep();
     run(
         &mut machine,
         [
@@ -154,7 +155,13 @@ fn whoever_sleeps_is_woken_after_the_guest_was_left() {
                 context.r[1] = 2 << 16 | 1;
                 fault(context, store(1), dist(gicd::SGIR))
             }),
-            at(8, |_| ExitCode::Interrupt),
+            at(8, move |context| {
+                // On its way between the two it looks by itself.
+                out.vcpu(1).unwrap().set_in_guest(false);
+                context.r[1] = 2 << 16 | 2;
+                fault(context, store(1), dist(gicd::SGIR))
+            }),
+            at(12, |_| ExitCode::Interrupt),
         ],
     );
     assert_eq!((place.wakes(), place.kicks(), machine.host.leaves()), (before + 1, 1, 1));

@@ -70,11 +70,14 @@ const HOSTS: [Measuring; 3] = [
         mem: MEM,
         script: "\
 shortcuts=/sys/module/worldswitch/parameters/hyp_answers
+poll=/sys/module/worldswitch/parameters/halt_poll_ns
 huge=/sys/kernel/mm/transparent_hugepage/enabled
 measure() {
     echo \"run $1\"
     wsvm run --kernel /guests/$2.bin --mem 256M --cpus $3 </dev/null || exit 1
 }
+polls=$(cat $poll)
+echo 0 >$poll
 if [ -e $shortcuts ]; then
     measure shortcuts bench_operations 1
     echo 0 >$shortcuts
@@ -82,6 +85,10 @@ fi
 measure kernel bench_operations 1
 [ ! -e $shortcuts ] || echo 1 >$shortcuts
 measure one-cpu bench_pingpong 2
+echo $polls >$poll
+measure polling bench_operations 1
+measure one-cpu-polling bench_pingpong 2
+echo 0 >$poll
 [ ! -e $huge ] || echo never >$huge
 measure small-pages bench_memory 1
 [ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory 1; }
@@ -107,8 +114,13 @@ measure() {
     done
     wait $monitor || exit 1
 }
+poll=/sys/module/worldswitch/parameters/halt_poll_ns
+polls=$(cat $poll)
+echo 0 >$poll
 measure spinning bench_sgi
 measure two-cpus bench_pingpong
+echo $polls >$poll
+measure two-cpus-polling bench_pingpong
 ",
     },
     // A 32-bit kernel maps 760 MiB at most for good; each page of what it has above is mapped whenever it is cleared or cleaned.

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::samples::Samples;
 use super::trace::{Count, Trips};
 
-/// A run of a benchmark guest in the host.
+/// A run of a benchmark guest in the host. Where nothing else is said, no vCPU polls before it sleeps (`halt_poll_ns` is 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Run {
     /// Single operations; what needs nothing from the host kernel is answered in Hyp mode.
@@ -23,23 +23,32 @@ pub enum Run {
     HugePages,
     /// The same, all of the host's memory being mapped by its kernel at all times.
     HugePagesInLowmem,
+    /// Single operations, with polling as it is by default.
+    Polling,
     /// Two vCPUs on one CPU.
     OneCpu,
+    /// The same with polling as it is by default.
+    OneCpuPolling,
     /// Two vCPUs on a CPU each.
     TwoCpus,
+    /// The same with polling as it is by default.
+    TwoCpusPolling,
     /// Two vCPUs on a CPU each, one of which spins.
     Spinning,
 }
 
 /// All runs, by the name that the host's script prints before each.
-pub const RUNS: [(&str, Run); 8] = [
+pub const RUNS: [(&str, Run); 11] = [
     ("shortcuts", Run::Shortcuts),
     ("kernel", Run::Kernel),
     ("small-pages", Run::SmallPages),
     ("huge-pages", Run::HugePages),
     ("huge-pages-in-lowmem", Run::HugePagesInLowmem),
+    ("polling", Run::Polling),
     ("one-cpu", Run::OneCpu),
+    ("one-cpu-polling", Run::OneCpuPolling),
     ("two-cpus", Run::TwoCpus),
+    ("two-cpus-polling", Run::TwoCpusPolling),
     ("spinning", Run::Spinning),
 ];
 
@@ -64,6 +73,8 @@ enum Figure {
     Wait,
     /// How late the wake-up from a wait is.
     Late,
+    /// The same with polling.
+    LatePolling,
     /// Hyp mode's part of a trip.
     Hyp(fn(&Trips) -> Option<Count>, fn(Count) -> u32),
 }
@@ -114,9 +125,12 @@ pub const ROWS: &[Row] = &[
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
     row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait),
     row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late),
+    row("wait_late_polling", "the same with polling", Some(1700), Some(1700), Figure::LatePolling),
     row("sgi_other", "SGI to a vCPU spinning on another CPU", Some(3686), Some(2500), Figure::Turn(Run::Spinning, "sgi")),
     row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
-    row("pingpong_one", "the same on one CPU", Some(12553), Some(12553), Figure::Turn(Run::OneCpu, "pingpong")),
+    row("pingpong_two_polling", "the same with polling", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusPolling, "pingpong")),
+    row("pingpong_one", "WFI ping-pong on one CPU", Some(12553), Some(12553), Figure::Turn(Run::OneCpu, "pingpong")),
+    row("pingpong_one_polling", "the same with polling", Some(12553), Some(12553), Figure::Turn(Run::OneCpuPolling, "pingpong")),
     row("fresh_read", "stage-2 fault, first read of a page", Some(3111), None, Figure::Turn(Run::SmallPages, "fresh_read")),
     row("fresh_write", "stage-2 fault, first write of a page", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_write")),
     row("fresh_4mib", "4 MiB of fresh pages written, a page, above native", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_4mib")),
@@ -155,6 +169,10 @@ impl Row {
             }
             Figure::Late => {
                 let Some(samples) = operations() else { return Ok(None) };
+                Ok(Some((samples.late("wait", REST_TICKS)?, None)))
+            }
+            Figure::LatePolling => {
+                let Some(samples) = runs.samples.get(&Run::Polling) else { return Ok(None) };
                 Ok(Some((samples.late("wait", REST_TICKS)?, None)))
             }
             Figure::Hyp(trip, part) => {
