@@ -3,12 +3,12 @@
  * Locks, and the place where a vCPU's thread sleeps, is woken, kicked out of the guest, and reminded by a timer.
  */
 #include <linux/hrtimer.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/spinlock.h>
 #include <linux/version.h>
-#include <linux/wait.h>
 #include <linux/wait_bit.h>
 
 #include "shim.h"
@@ -67,7 +67,7 @@ void ws_mutex_unlock(u32 *mutex)
 }
 
 struct waiter {
-	wait_queue_head_t queue;
+	struct task_struct *sleeper; /* NULL: nobody sleeps here. Read under RCU */
 	struct hrtimer timer;
 	raw_spinlock_t lock; /* guards task */
 	struct task_struct *task;
@@ -80,7 +80,7 @@ static enum hrtimer_restart timer_fired(struct hrtimer *timer)
 
 	/* It stands for either of the guest's timers; KVM's for the emulated one, which has this number. */
 	trace_kvm_timer_hrtimer_expire(0);
-	wake_up_all(&waiter->queue);
+	ws_waiter_wake(waiter);
 	ws_waiter_kick(waiter);
 	return HRTIMER_NORESTART;
 }
@@ -91,7 +91,6 @@ void *ws_waiter_create(void)
 
 	if (!waiter)
 		return NULL;
-	init_waitqueue_head(&waiter->queue);
 	raw_spin_lock_init(&waiter->lock);
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
 	hrtimer_setup(&waiter->timer, timer_fired, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
@@ -130,20 +129,47 @@ void ws_waiter_adopt(void *memory)
 		put_task_struct(before);
 }
 
-/* Sleeps until ready() or a signal; says whether it was a signal. ready() is asked again whenever the timer fires. */
+/*
+ * Sleeps until ready() or a signal; says whether it was a signal. ready() is asked before each sleep. Only one thread sleeps here, so
+ * that it takes no queue.
+ */
 u32 ws_waiter_wait(void *memory, u32 (*ready)(const void *), const void *argument)
 {
 	struct waiter *waiter = memory;
+	u32 signal = 0;
 
-	return wait_event_interruptible(waiter->queue, ready(argument)) != 0;
+	WRITE_ONCE(waiter->sleeper, current);
+	for (;;) {
+		/* A barrier: who has changed what ready() looks at sees the sleeper, or ready() sees the change. */
+		set_current_state(TASK_INTERRUPTIBLE);
+		if (ready(argument))
+			break;
+		if (signal_pending(current)) {
+			signal = 1;
+			break;
+		}
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+	WRITE_ONCE(waiter->sleeper, NULL);
+	return signal;
 }
 
+/*
+ * What ready() looks at was changed before. A thread that has just left is woken for nothing; it is there as long as RCU makes its
+ * end wait.
+ */
 void ws_waiter_wake(void *memory)
 {
 	struct waiter *waiter = memory;
+	struct task_struct *sleeper;
 
-	if (wq_has_sleeper(&waiter->queue))
-		wake_up_all(&waiter->queue);
+	smp_mb();
+	rcu_read_lock();
+	sleeper = READ_ONCE(waiter->sleeper);
+	if (sleeper)
+		wake_up_process(sleeper);
+	rcu_read_unlock();
 }
 
 void ws_waiter_kick(void *memory)
