@@ -612,6 +612,15 @@ impl host::Host for Host {
         *open(&self.0.cpu_interface) = *interface;
     }
 
+    fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize) {
+        assert!(INTERRUPTS_OFF.get());
+        let mut hardware = open(&self.0.cpu_interface);
+        assert_eq!((hardware.vmcr, hardware.apr, hardware.used), (interface.vmcr, interface.apr, before));
+        (hardware.hcr, hardware.used) = (interface.hcr, interface.used);
+        let written = interface.used.max(before);
+        hardware.lr[..written].copy_from_slice(&interface.lr[..written]);
+    }
+
     fn store_cpu_interface(&self, interface: &mut CpuInterface) {
         assert!(interrupts_are_off());
         *interface = *open(&self.0.cpu_interface);

@@ -238,6 +238,9 @@ pub trait Host: Cpus + Clone {
     fn yield_cpu(&self);
     /// Writes a vCPU's virtual CPU interface to this CPU's hardware. Interrupts are off.
     fn load_cpu_interface(&self, interface: &CpuInterface);
+    /// The same after [`Self::store_cpu_interface`], on the same CPU and with interrupts off ever since, where nothing of it but `hcr` and the
+    /// list registers has changed, of which `before` were in use.
+    fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize);
     /// Reads it back and silences the hardware. Interrupts are off.
     fn store_cpu_interface(&self, interface: &mut CpuInterface);
     /// Keeps the virtual timer's physical interrupt from firing on this CPU: the guest that is entered next has it in flight.

@@ -206,6 +206,8 @@ pub struct VcpuState<H: Host> {
     pub lost: bool,
     /// The level that the vGIC was last told for the virtual and the physical timer.
     pub timer_lines: [bool; 2],
+    /// Whether the virtual timer's physical interrupt was last asked to be kept from firing, on the CPU where the vCPU is in its guest.
+    pub(crate) timer_held: bool,
     /// The levels that a process that emulates the interrupt controller was last told.
     pub told_lines: [bool; 2],
     /// Wakes the thread, or brings the guest out, when a timer is due.
@@ -233,6 +235,7 @@ impl<H: Host> VcpuState<H> {
             initialised: false,
             lost: false,
             timer_lines: [false; 2],
+            timer_held: false,
             told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
             halt_poll: Window::default(),

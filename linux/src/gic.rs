@@ -45,6 +45,17 @@ const GICH_BYTES: u64 = 0x140;
 /// Size of a GICV region that can be mapped into a guest: two pages, aligned.
 const GICV_BYTES: u64 = 0x2000;
 
+/// Notes that so many list registers of this CPU's hardware are filled; how many might have been. Interrupts are off.
+#[inline(always)]
+fn set_filled_here(used: usize) -> usize {
+    FILLED.get(ffi::ws_cpu() as usize).map_or(0, |filled| {
+        // This CPU's alone, and interrupts are off: no exclusive access is needed.
+        let before = filled.load(Ordering::Relaxed) as usize;
+        filled.store(used as u32, Ordering::Relaxed);
+        before
+    })
+}
+
 impl Gic {
     /// Finds and maps the virtual interface.
     ///
@@ -88,18 +99,25 @@ impl Gic {
     pub fn load(&self, interface: &CpuInterface) {
         self.write(gich::VMCR, interface.vmcr);
         self.write(gich::APR, interface.apr);
+        let before = set_filled_here(interface.used).min(self.list_registers.min(LIST_REGISTERS));
+        self.fill(interface, before);
+    }
+
+    /// The same between two short stays: VMCR and APR are as [`Self::store`] has found them, and `before` list registers were in use.
+    pub fn reload(&self, interface: &CpuInterface, before: usize) {
+        if interface.used > before {
+            set_filled_here(interface.used);
+        }
+        self.fill(interface, before);
+    }
+
+    #[inline(always)]
+    fn fill(&self, interface: &CpuInterface, before: usize) {
         for (index, register) in interface.lr.iter().enumerate().take(interface.used) {
             self.write(gich::LR0 + index as u32 * 4, register.raw());
         }
-        if let Some(filled) = FILLED.get(ffi::ws_cpu() as usize) {
-            // This CPU's alone, and interrupts are off: no exclusive access is needed.
-            let before = filled.load(Ordering::Relaxed) as usize;
-            filled.store(interface.used as u32, Ordering::Relaxed);
-            if interface.used < before {
-                for index in interface.used..before.min(self.list_registers.min(LIST_REGISTERS)) {
-                    self.write(gich::LR0 + index as u32 * 4, 0);
-                }
-            }
+        for index in interface.used..before {
+            self.write(gich::LR0 + index as u32 * 4, 0);
         }
         self.write(gich::HCR, interface.hcr);
         // Device writes are complete before the guest can look at GICV, which is another region (A3.8.3).
@@ -122,6 +140,7 @@ impl Gic {
                 }
             }
         }
+        // Off also while list registers are exchanged: no two valid ones may name the same interrupt (ARM IHI 0048B, 5.2).
         self.write(gich::HCR, 0);
     }
 

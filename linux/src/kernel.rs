@@ -320,6 +320,12 @@ impl Host for Kernel {
         }
     }
 
+    fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize) {
+        if let Ok(hardware) = module::hardware() {
+            hardware.gic.reload(interface, before);
+        }
+    }
+
     fn store_cpu_interface(&self, interface: &mut CpuInterface) {
         if let Ok(hardware) = module::hardware() {
             hardware.gic.store(interface);

@@ -107,15 +107,29 @@ impl<H: Host> Run<'_, H> {
     }
 
     /// Gives the hardware what [`fill_interface`] chose. Interrupts are off.
-    pub(super) fn load_interface(&self, in_flight: Option<bool>) {
+    fn load_interface(&mut self, in_flight: Option<bool>) {
         let host = &self.hypervisor.host;
         // Where the guest cannot deactivate the physical interrupt, it is held for as long as the timer's output is asserted. Else it
         // would end each stay before the first instruction.
         let forwarded = in_flight.filter(|_| self.hypervisor.hardware.timer_interrupt.is_some());
-        host.hold_timer_interrupt(forwarded.unwrap_or(self.state.timer_lines[0]));
+        let hold = forwarded.unwrap_or(self.state.timer_lines[0]);
+        host.hold_timer_interrupt(hold);
+        self.state.timer_held = hold;
         if in_flight.is_some() {
             host.load_cpu_interface(&self.state.cpu_interface);
         }
+    }
+
+    /// The same between two short stays, while the timer's line is low, after the interface was stored with `before` list registers in use.
+    /// Interrupts have been off all the time, so that the physical timer's interrupt is not held if it was not.
+    pub(super) fn reload_interface(&mut self, in_flight: bool, before: usize) {
+        let host = &self.hypervisor.host;
+        let hold = in_flight && self.hypervisor.hardware.timer_interrupt.is_some();
+        if hold || self.state.timer_held {
+            host.hold_timer_interrupt(hold);
+            self.state.timer_held = hold;
+        }
+        host.reload_cpu_interface(&self.state.cpu_interface, before);
     }
 
     /// The same on the way out. Interrupts are off.

@@ -142,9 +142,10 @@ impl<H: Host> Run<'_, H> {
                 // The guest may have changed its priority mask meanwhile.
                 let interface = &mut self.state.cpu_interface;
                 self.hypervisor.host.store_cpu_interface(interface);
+                let before = interface.used;
                 let timer = self.vm.timer_ppis.virtual_timer();
                 let in_flight = self.vm.with_vgic(|vgic| fill_interface(vgic, number, timer, interface));
-                self.load_interface(in_flight);
+                self.reload_interface(in_flight.unwrap_or(false), before);
             }
             kicks
         } else {
@@ -172,6 +173,7 @@ impl<H: Host> Run<'_, H> {
         let (vm, number, timer) = (self.vm, self.number, self.vm.timer_ppis.virtual_timer());
         let (interface, ended) = (&mut self.state.cpu_interface, &mut self.state.ended);
         self.hypervisor.host.store_cpu_interface(interface);
+        let before = interface.used;
         let done = vm.with_vgic(|vgic| {
             let (mut kicks, mut read) = (Kicks::NONE, 0);
             match write {
@@ -193,7 +195,7 @@ impl<H: Host> Run<'_, H> {
             (kicks, read, fill_interface(vgic, number, timer, interface))
         });
         let Some((kicks, read, in_flight)) = done else { return (Kicks::NONE, 0) };
-        self.load_interface(Some(in_flight));
+        self.reload_interface(in_flight, before);
         (kicks, read)
     }
 }

@@ -5,7 +5,7 @@ use crate::memslots::Region;
 use crate::run::Return;
 use crate::run::machine::*;
 use arch::cp15::reg;
-use arch::gic::gicd;
+use arch::gic::{ListRegister, gicd};
 use hyp_abi::context::ExitCode;
 use uapi::psci as id;
 
@@ -219,6 +219,48 @@ fn the_guests_own_timer_brings_it_back_at_once() {
             }),
         ],
     );
+}
+
+#[test]
+fn the_timers_interrupt_is_held_until_the_guest_has_ended_it() {
+    let mut machine = Machine::new(1);
+    machine.enable_interrupts();
+    machine.open_interface();
+    let [taking, ending, ended] = [0; 3].map(|_| machine.host.clone());
+    let to_itself = |context: &mut hyp_abi::context::VcpuContext| {
+        context.r[1] = 2 << 24;
+        fault(context, store(1), dist(gicd::SGIR))
+    };
+    run(
+        &mut machine,
+        [
+            at(0, |context| {
+                (context.timer.ctl, context.timer.cval) = (1, 0);
+                ExitCode::Interrupt
+            }),
+            at(0, move |context| {
+                taking.with_cpu_interface(|interface| {
+                    interface.lr[0] = interface.lr[0].with_pending(false).with_active(true);
+                });
+                context.timer.ctl = 0;
+                ExitCode::Interrupt
+            }),
+            at(0, to_itself),
+            at(4, move |context| {
+                assert!(ending.is_timer_held(), "it is active");
+                ending.with_cpu_interface(|interface| {
+                    let timer = interface.lr.iter_mut().find(|register| register.intid() == 27).unwrap();
+                    *timer = ListRegister::EMPTY;
+                });
+                to_itself(context)
+            }),
+            at(8, move |_| {
+                assert!(!ended.is_timer_held());
+                ExitCode::Interrupt
+            }),
+        ],
+    );
+    assert_eq!(machine.host.leaves(), 0);
 }
 
 #[test]
