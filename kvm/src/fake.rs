@@ -613,7 +613,7 @@ impl host::Host for Host {
     }
 
     fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize) {
-        assert!(INTERRUPTS_OFF.get());
+        assert!(interrupts_are_off());
         let mut hardware = open(&self.0.cpu_interface);
         assert_eq!((hardware.vmcr, hardware.apr, hardware.used), (interface.vmcr, interface.apr, before));
         (hardware.hcr, hardware.used) = (interface.hcr, interface.used);

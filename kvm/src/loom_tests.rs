@@ -14,7 +14,7 @@
 
 use crate::atomic::{AtomicBool, Ordering};
 use crate::fake::{self, ProcessEvent};
-use crate::host::{Waiter, Wake};
+use crate::host::Wake;
 use crate::io_bus::Bell;
 use crate::irqchip_state::{Half, Word};
 use crate::psci::Version;
@@ -172,7 +172,7 @@ fn a_change_is_seen_or_its_kick_wakes_the_thread() {
             move || {
                 vcpu.set_in_guest(true);
                 vcpu.set_in_guest(false);
-                assert_eq!(vcpu.waiter().wait(|| changed.load(Ordering::Relaxed)), Wake::Ready);
+                assert_eq!(vcpu.sleep_until(|| changed.load(Ordering::Relaxed)), Wake::Ready);
             }
         });
         changed.store(true, Ordering::Relaxed);
@@ -218,7 +218,7 @@ fn an_interrupt_that_goes_elsewhere_leaves_one_queue_and_wakes_the_other() {
         let (vm, there) = (guest.machine.vm.clone(), guest.machine.vm.clone());
         let sleeper = thread::spawn(move || {
             let is_there = || there.with_vgic(|vgic| vgic.has_deliverable(1, OPEN)).unwrap();
-            assert_eq!(there.vcpu(1).unwrap().waiter().wait(is_there), Wake::Ready);
+            assert_eq!(there.vcpu(1).unwrap().sleep_until(is_there), Wake::Ready);
         });
         let writer = thread::spawn(move || {
             let kicks = vm.with_vgic(|vgic| vgic.dist_write(0, gicd::ITARGETSR + SPI, 1, 2)).unwrap();
