@@ -22,8 +22,11 @@ pub struct Place<K, T> {
 
 /// What has this key, if no two in the list have the same.
 pub fn find<'a, K: Ord, T>(places: &'a [Place<K, T>], key: &K) -> Option<&'a T> {
-    let index = places.binary_search_by(|place| place.key.cmp(key)).ok()?;
-    places.get(index)?.value.as_ref()
+    places.get(number_of(places, key)?)?.value.as_ref()
+}
+
+fn number_of<K: Ord, T>(places: &[Place<K, T>], key: &K) -> Option<usize> {
+    places.binary_search_by(|place| place.key.cmp(key)).ok()
 }
 
 type Places<H, K, T> = Option<<H as Host>::Array<Place<K, T>>>;
@@ -124,10 +127,7 @@ impl<H: Host, K: Copy + Ord, T: Clone> Change<'_, H, K, T> {
 
     /// The same for what has this key, if no two in the list have the same.
     pub fn remove_at(&self, key: &K, is_meant: impl Fn(&T) -> bool) -> Option<T> {
-        self.take(|places| {
-            let index = places.binary_search_by(|place| place.key.cmp(key)).ok()?;
-            places.get_mut(index)?.value.take_if(|value| is_meant(value))
-        })
+        self.take(|places| places.get_mut(number_of(places, key)?)?.value.take_if(|value| is_meant(value)))
     }
 
     fn take(&self, find: impl FnOnce(&mut [Place<K, T>]) -> Option<T>) -> Option<T> {

@@ -37,6 +37,9 @@ pub enum Run {
     Spinning,
 }
 
+/// Operations as the module does them by default: the original answers nothing in Hyp mode.
+const OPERATIONS: &[Run] = &[Run::Shortcuts, Run::Kernel];
+
 /// All runs, by the name that the host's script prints before each.
 pub const RUNS: [(&str, Run); 11] = [
     ("shortcuts", Run::Shortcuts),
@@ -71,10 +74,8 @@ enum Figure {
     Above(Run, &'static str, &'static str),
     /// The way into a wait and out of it.
     Wait,
-    /// How late the wake-up from a wait is.
-    Late,
-    /// The same with polling.
-    LatePolling,
+    /// How late the wake-up from a wait is, in the first of these runs that was made.
+    Late(&'static [Run]),
     /// Hyp mode's part of a trip.
     Hyp(fn(&Trips) -> Option<Count>, fn(Count) -> u32),
 }
@@ -124,8 +125,8 @@ pub const ROWS: &[Row] = &[
     row("sgi_self", "SGI to itself, with acknowledge and end", Some(2159), Some(900), Figure::Operation("sgi_self")),
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
     row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait),
-    row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late),
-    row("wait_late_polling", "the same with polling", Some(1700), Some(1700), Figure::LatePolling),
+    row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late(OPERATIONS)),
+    row("wait_late_polling", "the same with polling", Some(1700), Some(1700), Figure::Late(&[Run::Polling])),
     row("sgi_other", "SGI to a vCPU spinning on another CPU", Some(3686), Some(2500), Figure::Turn(Run::Spinning, "sgi")),
     row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
     row("pingpong_two_polling", "the same with polling", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusPolling, "pingpong")),
@@ -150,7 +151,8 @@ impl Row {
 
     /// Its figure in instructions, and how many of them are the guest's own; `None` if the run that it needs was not made.
     pub fn figure(&self, runs: &Runs) -> Result<Option<(f64, Option<u32>)>> {
-        let operations = || runs.samples.get(&Run::Shortcuts).or(runs.samples.get(&Run::Kernel));
+        let first = |of: &[Run]| of.iter().find_map(|run| runs.samples.get(run));
+        let operations = || first(OPERATIONS);
         let turn = |samples: Option<&Samples>, key: &str| match samples {
             Some(samples) => Ok(Some((samples.turn(key)?, samples.own(key)))),
             None => Ok(None),
@@ -167,12 +169,8 @@ impl Row {
                 let late = samples.late("wait", REST_TICKS)?;
                 Ok(Some((samples.way_in_and_out("wait_search", SEARCH_TURNS, late)?, samples.own("wait"))))
             }
-            Figure::Late => {
-                let Some(samples) = operations() else { return Ok(None) };
-                Ok(Some((samples.late("wait", REST_TICKS)?, None)))
-            }
-            Figure::LatePolling => {
-                let Some(samples) = runs.samples.get(&Run::Polling) else { return Ok(None) };
+            Figure::Late(of) => {
+                let Some(samples) = first(of) else { return Ok(None) };
                 Ok(Some((samples.late("wait", REST_TICKS)?, None)))
             }
             Figure::Hyp(trip, part) => {
