@@ -305,8 +305,9 @@ impl VcpuObject {
     }
 }
 
-impl Drop for VcpuObject {
-    fn drop(&mut self) {
+impl VcpuObject {
+    /// Its descriptor was closed.
+    pub fn close(&self) {
         if let Some(place) = self.vm.vm.vcpu(self.number) {
             VFP_SWITCHES.fetch_add(place.statistics.vfp_switches.read() as u32, Ordering::Relaxed);
         }

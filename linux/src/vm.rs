@@ -277,7 +277,7 @@ unsafe extern "C" fn ws_rust_release(kind: u32, object: *mut c_void) {
     unsafe {
         match kind {
             0 => close(&Shared::<VmObject>::from_raw(object)),
-            1 => drop(Shared::<vcpu::VcpuObject>::from_raw(object)),
+            1 => Shared::<vcpu::VcpuObject>::from_raw(object).close(),
             _ => drop(Shared::<device::DeviceObject>::from_raw(object)),
         }
     }
