@@ -84,6 +84,7 @@ struct Inner {
     guest: StdMutex<Option<Guest>>,
     timers: StdMutex<Vec<Weak<TimerState>>>,
     counter: AtomicU64,
+    counter_pace: AtomicU64,
     cpu: AtomicUsize,
     cpus: AtomicUsize,
     midr: AtomicU32,
@@ -141,6 +142,7 @@ impl Host {
             guest: StdMutex::default(),
             timers: StdMutex::default(),
             counter: AtomicU64::new(0),
+            counter_pace: AtomicU64::new(0),
             cpu: AtomicUsize::new(0),
             cpus: AtomicUsize::new(4),
             midr: AtomicU32::new(0x413f_c0f1),
@@ -227,6 +229,11 @@ impl Host {
         for timer in timers {
             timer.fire_if_due(count);
         }
+    }
+
+    /// From now on each look at the counter finds it `ticks` further than the one before. No timer fires for it.
+    pub fn pass_time(&self, ticks: u64) {
+        self.0.counter_pace.store(ticks, Ordering::SeqCst);
     }
 
     /// How polling before sleep goes. At first nobody polls.
@@ -556,7 +563,7 @@ impl host::Host for Host {
     }
 
     fn counter(&self) -> u64 {
-        self.0.counter.load(Ordering::SeqCst)
+        self.0.counter.fetch_add(self.0.counter_pace.load(Ordering::SeqCst), Ordering::SeqCst)
     }
 
     /// A tick is a nanosecond.

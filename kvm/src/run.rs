@@ -192,6 +192,8 @@ impl<H: Host> Run<'_, H> {
         let masks = self.hypervisor.host.interrupts_off();
         let host = &self.hypervisor.host;
         self.vcpu.set_in_guest(true);
+        // Before the timers are looked at.
+        self.state.context.timer.cntvoff = self.vm.counter_offset();
         let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
         let may_enter = current && !host.must_stop() && self.vcpu.runs() && !self.process_is_behind();
         let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
@@ -204,7 +206,6 @@ impl<H: Host> Run<'_, H> {
             return Some(ExitCode::SharedVmid);
         }
         self.state.context.control.vttbr = vttbr.bits();
-        self.state.context.timer.cntvoff = self.vm.counter_offset();
         if self.vm.last_ran.note(host.cpu(), self.number as u32) {
             host.flush_vmid_local(vttbr.bits());
         }

@@ -10,7 +10,7 @@ use arch::psr::Psr;
 use hyp_abi::context::VcpuContext;
 use std::boxed::Box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::vec;
 use std::vec::Vec;
 use uapi::psci as id;
@@ -218,6 +218,53 @@ fn a_process_that_emulates_the_controller_is_told_each_level_of_a_timer_once() {
     })]);
     assert_eq!(machine.run(0), Return::Interrupted);
     assert_eq!(machine.states[0].told_lines, [false, true]);
+}
+
+#[test]
+fn a_timer_that_comes_due_on_the_way_in_interrupts_the_guest_unless_the_process_was_told() {
+    let mut told_first = [0; 2];
+    for delay in 1..30 {
+        let mut machine = Machine::bare(1);
+        machine.host.pass_time(1);
+        let (host, was_held) = (machine.host.clone(), Arc::new(AtomicBool::new(false)));
+        let held = was_held.clone();
+        machine.script([
+            at(0, {
+                let host = host.clone();
+                move |context| {
+                    set_timer(context, ENABLE, host.counter() + delay);
+                    ExitCode::Interrupt
+                }
+            }),
+            at(0, move |_| {
+                held.store(host.is_timer_held(), Ordering::SeqCst);
+                ExitCode::Interrupt
+            }),
+        ]);
+        assert_eq!(machine.run(0), Return::Interrupted);
+        let told = machine.entries() == 1;
+        told_first[usize::from(told)] += 1;
+        if told {
+            assert_eq!(machine.states[0].told_lines, [true, false]);
+            assert_eq!(machine.run(0), Return::Interrupted);
+        }
+        assert_eq!(was_held.load(Ordering::SeqCst), told, "due after {delay} ticks");
+    }
+    assert!(told_first.iter().all(|times| *times > 0), "{told_first:?}");
+}
+
+#[test]
+fn a_timer_is_compared_with_the_counter_that_the_guest_will_have() {
+    let mut machine = Machine::bare(1);
+    machine.host.advance_to(1_000);
+    let vm = machine.vm.clone();
+    machine.script([at(0, move |context| {
+        set_timer(context, ENABLE, 1_500);
+        vm.set_counter_offset(0u64.wrapping_sub(1_000));
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((machine.entries(), machine.states[0].told_lines), (1, [true, false]));
 }
 
 #[test]

@@ -187,8 +187,10 @@ void ws_interrupts_unregister(void)
 	iounmap(distributor);
 }
 
+/* On this CPU, which may have come back: its GIC then has no private interrupt active or masked by us. */
 void ws_interrupts_enable_here(void)
 {
+	*this_cpu_ptr(timer_states) = (struct timer_state){};
 	enable_percpu_irq(timer_irq, irq_get_trigger_type(timer_irq));
 	enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
 }

@@ -85,8 +85,12 @@ impl<H: Host> Run<'_, H> {
 
     /// Timers, pending interrupts and list registers, on the way in. Interrupts are off.
     pub(super) fn load_interrupts(&mut self) {
+        // A process that emulates the interrupt controller knows the levels that were seen just before: what is due since then is to
+        // interrupt the guest, so that it is told.
+        if self.with_irqchip {
+            self.sample_timers();
+        }
         let host = &self.hypervisor.host;
-        self.sample_timers();
         // The virtual timer interrupts by itself while the guest runs; for the physical one the host's clock stands in.
         let due = self.state.context.physical_timer.deadline(|| host.counter());
         self.state.alarm.set(due.filter(|_| !self.state.timer_lines[1]));
