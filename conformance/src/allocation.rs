@@ -257,7 +257,7 @@ fn each_call() -> Verdict {
 }
 
 /// Rounds that are looked at together: in each, each allocation fails once.
-const ROUNDS: i64 = 10;
+const ROUNDS: i64 = 5;
 
 fn nothing_left() -> Verdict {
     // Each in a process of its own, which takes its memory along.
@@ -269,7 +269,7 @@ fn nothing_left() -> Verdict {
     round()?;
     let mut growth = Vec::new();
     let mut blocks = vec![heap_blocks()?];
-    for _ in 0..4 {
+    for _ in 0..3 {
         let before = pages_in_use()?;
         (0..ROUNDS).try_for_each(|_| round())?;
         growth.push(pages_in_use()? - before);

@@ -299,7 +299,7 @@ fn closed() -> Verdict {
 }
 
 fn many() -> Verdict {
-    const COUNT: u32 = 5000;
+    const COUNT: u32 = 2000;
     let machine = Machine::new(&storing())?;
     let vcpu = machine.vcpu(0)?;
     let (event, others) = (eventfd(0)?, eventfd(0)?);

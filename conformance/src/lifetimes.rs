@@ -278,7 +278,7 @@ fn use_count() -> Verdict {
 /// Pages that a process may seem to leave behind: less than the one that a single thing forgotten would take.
 const NOISE: f64 = 0.5;
 /// Processes in a round.
-const PROCESSES: u32 = 100;
+const PROCESSES: u32 = 30;
 
 /// Has processes come and go, and looks at what is left. The kernel keeps something for later uses, up to a limit; what is lost
 /// shows in each round anew.
@@ -286,7 +286,7 @@ fn leaves_nothing(one: impl Fn() -> Verdict) -> Verdict {
     let mut growth = Vec::new();
     let mut blocks = vec![heap_blocks()?];
     let mut before = pages_in_use()?;
-    for _ in 0..4 {
+    for _ in 0..3 {
         for _ in 0..PROCESSES {
             one()?;
         }

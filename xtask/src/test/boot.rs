@@ -69,7 +69,7 @@ impl Boot {
             qemu_args: &[],
             load: true,
             tolerated: &[],
-            limit: 900,
+            limit: 1800,
             bare_guests: false,
             tests: &[],
         }
@@ -94,7 +94,7 @@ pub struct Test {
 impl Test {
     /// A script that should end with status 0, to be changed by struct update.
     pub const fn of(name: &'static str, script: &'static str) -> Test {
-        Test { name, script, status: 0, expect: &[], limit: 120 }
+        Test { name, script, status: 0, expect: &[], limit: 300 }
     }
 
     /// The same, and its output should be as demanded.
@@ -165,7 +165,7 @@ fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host,
                 script: format!("wsvm run --kernel /guests/{name}.bin --mem 64M --cpus {} </dev/null", cpus_of(name)),
                 status: 0,
                 expect: vec![Expect::Report],
-                limit: 60,
+                limit: 180,
             });
         }
     }
