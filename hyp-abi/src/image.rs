@@ -9,7 +9,7 @@
 /// First word of an image: "WSHY" read as a little-endian word.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"WSHY");
 /// Counts changes of anything in this crate that both sides must agree on.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// The first words of the image. All fields are Hyp virtual addresses unless said otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -172,8 +172,31 @@ pub struct TrampolineParameters {
     pub entry: u32,
     /// VTCR: how stage 2 is walked, the same for every VM.
     pub vtcr: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// How firmware helps against branch predictors: a number of [`FirmwareHardening`].
+    pub firmware_hardening: u32,
+}
+
+/// Whether firmware empties branch predictors where the core has no instruction for it (SMCCC_ARCH_WORKAROUND_1, by SMC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FirmwareHardening {
+    /// It does not.
+    Absent = 0,
+    /// It does.
+    Present = 1,
+    /// It is to be asked on cores that have other means, or need none, too: for tests.
+    Forced = 2,
+}
+
+impl FirmwareHardening {
+    /// The one with this number.
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            1 => Self::Present,
+            2 => Self::Forced,
+            _ => Self::Absent,
+        }
+    }
 }
 
 /// Offset of the [`TrampolineParameters`] in the trampoline's page; code ends before it.

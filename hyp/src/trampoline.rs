@@ -15,7 +15,7 @@ use crate::{tlb, traps, vectors};
 use arch::hyp_registers::Hsctlr;
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
-use hyp_abi::image::{ABI, TRAMPOLINE_PARAMETERS, TrampolineParameters};
+use hyp_abi::image::{ABI, FirmwareHardening, TRAMPOLINE_PARAMETERS, TrampolineParameters};
 use hyp_abi::layout::DATA_PAGE;
 
 /// From the stub into the image. r1: this page's physical address; r2: the CPU's slot.
@@ -125,6 +125,8 @@ pub unsafe extern "C" fn hyp_start() -> ! {
 /// Remembers the stub and takes its place.
 extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
     let here = PerCpu::here();
+    // SAFETY: the trampoline's page is mapped at VA = PA, and the module wrote the parameters there before.
+    let parameters = unsafe { &*((trampoline as usize + TRAMPOLINE_PARAMETERS) as *const TrampolineParameters) };
     // SAFETY: the slot's data page is mapped and this CPU's own; nothing else refers to it in Hyp mode yet.
     unsafe {
         (*here).stub = Stub { hvbar, hsctlr, trampoline };
@@ -132,7 +134,7 @@ extern "C" fn take(hvbar: u32, hsctlr: u32, trampoline: u32) {
         (*here).resident = core::ptr::null_mut();
         (*here).vfp_armed = 0;
         (*here).guest_vfp = 0;
-        (*here).guest_vectors = vectors::for_guests();
+        (*here).guest_vectors = vectors::for_guests(FirmwareHardening::from_raw(parameters.firmware_hardening));
         (*here).settings = Settings::of_host();
         // The host's vectors are installed by it, too.
         traps::host_defaults(&*here);

@@ -8,7 +8,7 @@
 //! arguments move down by one register, and the way back is ERET. That it is the host's is checked once more: VTTBR says
 //! VMID 0. From a guest comes everything else: a trap, an abort, HVC, an interrupt. The vector stores the general registers in
 //! the vCPU's context, whose address [`enter_guest`] left on top of the stack, and returns from that function. On cores whose
-//! branch predictor a guest could have trained, the guest's table empties it first.
+//! branch predictor a guest could have trained, the guest's table empties it first, or has firmware do it.
 //!
 //! Exceptions from Hyp mode itself are bugs, or a stack that met its guard page. Then SP is not to be trusted, and no stack is
 //! touched before it is changed for the CPU's emergency stack, which HTPIDR leads to; the rest is [`crate::panic`]'s. One such
@@ -25,8 +25,9 @@ use arch::syndrome::HVC;
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use hyp_abi::context::{ExitCode, VcpuContext};
-use hyp_abi::image::{BAD_CALL, CALLS};
+use hyp_abi::image::{BAD_CALL, CALLS, FirmwareHardening};
 use hyp_abi::layout::{DATA_PAGE, EMERGENCY_TOP};
+use uapi::psci::SMCCC_ARCH_WORKAROUND_1;
 
 /// Bytes that a call from the host pushes: a pad, SPSR, ELR, LR_usr.
 const CALL_FRAME: u32 = 16;
@@ -42,6 +43,7 @@ unsafe extern "C" {
     static hyp_vectors: u8;
     static hyp_vectors_bpiall: u8;
     static hyp_vectors_iciallu: u8;
+    static hyp_vectors_firmware: u8;
 }
 
 /// The host's table, for HVBAR.
@@ -51,12 +53,17 @@ pub fn for_host() -> u32 {
 }
 
 /// The guest's table that this core needs, for HVBAR.
-pub fn for_guests() -> u32 {
-    let table = match Midr::new(midr::read()).branch_predictor() {
-        BranchPredictor::Bpiall => &raw const hyp_vectors_bpiall,
-        BranchPredictor::Iciallu => &raw const hyp_vectors_iciallu,
-        // Nothing to do, or nothing that can be done from here.
-        BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown => &raw const hyp_vectors,
+pub fn for_guests(firmware: FirmwareHardening) -> u32 {
+    let table = match (Midr::new(midr::read()).branch_predictor(), firmware) {
+        (_, FirmwareHardening::Forced) | (BranchPredictor::Firmware, FirmwareHardening::Present) => {
+            &raw const hyp_vectors_firmware
+        }
+        (BranchPredictor::Bpiall, _) => &raw const hyp_vectors_bpiall,
+        (BranchPredictor::Iciallu, _) => &raw const hyp_vectors_iciallu,
+        // Nothing to do, or nothing that can be done.
+        (BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown, _) => {
+            &raw const hyp_vectors
+        }
     };
     table as u32
 }
@@ -163,6 +170,48 @@ hardened_vectors!(
     "hyp_vectors_iciallu",
     "mcr p15, 0, r0, c7, c5, 0"
 );
+
+/// The guest's for Cortex-A57, A72 and relatives, where only firmware can empty the branch predictor: SMCCC_ARCH_WORKAROUND_1.
+///
+/// As above, no branch comes before. A trap arrives with SP lowered by four, and an interrupt with SP as it was: so far STM may go. What
+/// Hyp mode takes itself needs no emptying, and its entries are branches. The call changes r0 to r3 and nothing else (SMCCC 1.1, 2.6);
+/// coming back from it is an exception return, which synchronises.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".hyp.vectors")]
+unsafe extern "C" fn hyp_vectors_for_firmware() -> ! {
+    naked_asm!(
+        ".arch_extension sec",
+        ".balign 32",
+        ".global hyp_vectors_firmware",
+        "hyp_vectors_firmware:",
+        "b {undefined}",
+        "b {undefined}",
+        "b {hvc}",
+        "b {prefetch}",
+        "b {data}",
+        "sub sp, sp, #4", // 0x14: from below
+        "nop",            // 0x18: IRQ
+        "nop",            // 0x1c: FIQ
+        "push {{r0-r3}}",
+        "movw r0, #{workaround_low}",
+        "movt r0, #{workaround_high}",
+        "smc #0",
+        "pop {{r0-r3}}",
+        "tst sp, #4",
+        "beq {interrupt}",
+        "add sp, sp, #4",
+        "b {trap}",
+        undefined = sym undefined_in_hyp,
+        hvc = sym hvc_in_hyp,
+        prefetch = sym prefetch_abort_in_hyp,
+        data = sym data_abort_in_hyp,
+        workaround_low = const SMCCC_ARCH_WORKAROUND_1 & 0xffff,
+        workaround_high = const SMCCC_ARCH_WORKAROUND_1 >> 16,
+        interrupt = sym interrupt,
+        trap = sym trap,
+    )
+}
 
 /// HVC from the host: a call. Or, between short exits, a trap that is meant for a guest: the deferred state goes, and the kernel's
 /// instruction runs again without it. Nothing that the module does then traps; an Oops might.

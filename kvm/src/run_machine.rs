@@ -129,7 +129,7 @@ impl Drop for Machine {
 
 pub fn hardware() -> Hardware {
     let id = IdRegisters { midr: 0x412f_c0f1, mpidr: 0x8000_0000, actlr: 0x41, ..Default::default() };
-    Hardware { list_registers: 4, gicv: HostPhys::new(GICV), timer_interrupt: Some(27), id }
+    Hardware { list_registers: 4, gicv: HostPhys::new(GICV), timer_interrupt: Some(27), firmware_hardens: false, id }
 }
 
 impl Machine {

@@ -35,6 +35,8 @@ pub struct Hardware {
     pub gicv: HostPhys,
     /// The virtual timer's physical interrupt, if the guest may deactivate it itself.
     pub timer_interrupt: Option<u32>,
+    /// Firmware empties branch predictors where the core itself cannot.
+    pub firmware_hardens: bool,
     /// What cores say of themselves.
     pub id: IdRegisters,
 }
@@ -556,6 +558,7 @@ fn branch_hardening<H: Host>(hypervisor: &Hypervisor<H>) -> BranchHardening {
     match Midr::new(hypervisor.hardware.id.midr).branch_predictor() {
         BranchPredictor::NotVulnerable => BranchHardening::NotRequired,
         BranchPredictor::Bpiall | BranchPredictor::Iciallu => BranchHardening::Available,
+        BranchPredictor::Firmware if hypervisor.hardware.firmware_hardens => BranchHardening::Available,
         _ => BranchHardening::Unavailable,
     }
 }

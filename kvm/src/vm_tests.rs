@@ -258,9 +258,15 @@ fn the_virtual_count_begins_at_zero() {
 
 #[test]
 fn firmware_tells_what_the_core_needs() {
-    for (midr, expected) in [(0x410f_c075, BranchHardening::NotRequired), (0x412f_c0f1, BranchHardening::Available)] {
+    for (midr, firmware_hardens, expected) in [
+        (0x410f_c075, false, BranchHardening::NotRequired),
+        (0x412f_c0f1, false, BranchHardening::Available),
+        (0x410f_d083, false, BranchHardening::Unavailable),
+        (0x410f_d083, true, BranchHardening::Available),
+        (0x410f_d034, true, BranchHardening::NotRequired),
+    ] {
         let host = fake::Host::new();
-        let mut hardware = hardware();
+        let mut hardware = Hardware { firmware_hardens, ..hardware() };
         hardware.id.midr = midr;
         let vm = Vm::new(&Hypervisor::new(host, hardware), USER_END).unwrap();
         assert_eq!(vm.firmware().branch_hardening, expected, "{midr:#x}");

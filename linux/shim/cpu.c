@@ -4,10 +4,12 @@
  *
  * Hyp mode is taken on each CPU as it comes online or wakes, and given back before it goes offline, sleeps, or the system ends.
  */
+#include <linux/arm-smccc.h>
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
 #include <linux/cpu_pm.h>
 #include <linux/irqflags.h>
+#include <linux/moduleparam.h>
 #include <linux/preempt.h>
 #include <linux/reboot.h>
 #include <linux/sched.h>
@@ -24,6 +26,27 @@ u32 ws_cpu(void)
 u32 ws_cpus(void)
 {
 	return nr_cpu_ids;
+}
+
+static bool firmware_hardening;
+
+module_param(firmware_hardening, bool, 0444);
+MODULE_PARM_DESC(firmware_hardening, "has firmware empty the branch predictor (SMCCC_ARCH_WORKAROUND_1) on every core, whether there is such firmware or not");
+
+/*
+ * Whether firmware empties branch predictors, as enum FirmwareHardening of hyp-abi. It answers on any core whether it knows the call; which
+ * cores want it is ours to say (SMCCC 1.1, 7.5).
+ */
+u32 ws_firmware_hardening(void)
+{
+	struct arm_smccc_res answer;
+
+	if (firmware_hardening)
+		return 2;
+	if (arm_smccc_1_1_get_conduit() != SMCCC_CONDUIT_SMC)
+		return 0;
+	arm_smccc_1_1_smc(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, ARM_SMCCC_ARCH_WORKAROUND_1, &answer);
+	return (s32)answer.a0 >= 0;
 }
 
 u32 ws_online_cpus(void)

@@ -55,6 +55,7 @@ void ws_waiter_disarm(void *waiter);
 /* Called by Rust: cpu.c */
 u32 ws_cpu(void);
 u32 ws_cpus(void);
+u32 ws_firmware_hardening(void);
 u32 ws_online_cpus(void);
 u32 ws_irq_save(void);
 void ws_irq_restore(u32 flags);

@@ -50,6 +50,7 @@ unsafe extern "C" {
     // cpu.c
     pub safe fn ws_cpu() -> u32;
     pub safe fn ws_cpus() -> u32;
+    pub safe fn ws_firmware_hardening() -> u32;
     pub safe fn ws_online_cpus() -> u32;
     pub fn ws_irq_save() -> u32;
     pub fn ws_irq_restore(flags: u32);

@@ -134,7 +134,7 @@ impl HypMode {
             hmair1: HMAIR1,
             entry: header.start,
             vtcr: Vtcr::IPA40.bits(),
-            reserved: 0,
+            firmware_hardening: ffi::ws_firmware_hardening(),
         };
         // SAFETY: integers without padding.
         let bytes = unsafe {

@@ -5,6 +5,7 @@ use crate::errno::{Errno, Result};
 use crate::kernel::Kernel;
 use crate::resident::Resident;
 use crate::{ffi, id_registers, kernel, module, vm};
+use hyp_abi::image::FirmwareHardening;
 use kvm::vm::{Hardware, Hypervisor, Vm};
 use uapi::caps::*;
 use uapi::ioctl::*;
@@ -104,6 +105,7 @@ pub fn hardware(found: &module::HostHardware) -> Hardware {
         list_registers: found.gic.list_registers(),
         gicv: found.gic.gicv,
         timer_interrupt: found.timer_forwarded.then_some(found.timer_hwirq),
+        firmware_hardens: FirmwareHardening::from_raw(ffi::ws_firmware_hardening()) != FirmwareHardening::Absent,
         id: kernel::with_interrupts_off(id_registers::read),
     }
 }

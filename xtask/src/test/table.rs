@@ -50,7 +50,7 @@ pub fn boots() -> Vec<Boot> {
         },
         Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST, REGISTERS], ..Boot::of("cortex-a7") },
         // An Armv8 core in AArch32.
-        Boot { cpu: Some("max"), tests: &[LOADED, LINUX_GUEST, REGISTERS], ..Boot::of("armv8") },
+        Boot { cpu: Some("max"), tests: &[LOADED, LINUX_GUEST, REGISTERS, FIRMWARE_HARDENING], ..Boot::of("armv8") },
         Boot {
             // A revision whose HSR is not to be believed (erratum 766422): Thumb stores are read and decoded.
             cpu: Some("cortex-a15,midr=0x410fc0f4"),
@@ -86,6 +86,20 @@ const RELOAD: Test = Test::of(
         bare first_light || exit 1
     done",
 );
+
+/// QEMU's firmware refuses the call. So it changes r0, and nothing worse.
+const FIRMWARE_HARDENING: Test = Test::of(
+    "guests that are left by way of firmware keep all that is theirs",
+    "again() {
+        rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko $1
+    }
+    again firmware_hardening=1 || exit 1
+    host-witness 0,1 sh -c '{ bare first_light && bare patterns && bare vfp && bare sgi; } >/tmp/guests'
+    status=$?
+    grep '^not ok' /tmp/guests
+    again && exit $status",
+)
+.expecting(&[Report]);
 
 const LOAD_WITHOUT_MEMORY: Test = Test::of(
     "each allocation at load fails in turn: it does not load, for want of memory, until none fails",
