@@ -96,6 +96,7 @@ struct Inner {
     leaves: AtomicUsize,
     leave_fails: AtomicBool,
     timer_held: AtomicBool,
+    flushes_are_put_off: AtomicBool,
     cpu_interface: StdMutex<CpuInterface>,
     vmid_check: VmidCheck,
     watched: AtomicU32,
@@ -154,6 +155,7 @@ impl Host {
             leaves: AtomicUsize::new(0),
             leave_fails: AtomicBool::new(false),
             timer_held: AtomicBool::new(false),
+            flushes_are_put_off: AtomicBool::new(false),
             cpu_interface: StdMutex::default(),
             vmid_check: VmidCheck::new(),
             watched: AtomicU32::new(0),
@@ -269,6 +271,11 @@ impl Host {
     /// How often `yield_cpu` was called.
     pub fn yields(&self) -> usize {
         self.0.yields.load(Ordering::SeqCst)
+    }
+
+    /// The CPUs are going offline, or no longer: flushes of a VMID have to wait for `complete_flush`.
+    pub fn put_off_flushes(&self, put_off: bool) {
+        self.0.flushes_are_put_off.store(put_off, Ordering::SeqCst);
     }
 
     /// Whether the timer's interrupt is kept from firing.
@@ -681,7 +688,16 @@ impl host::Host for Host {
 
     fn flush_vmid(&self, vttbr: u64) {
         self.event(Event::FlushVmid(vttbr));
-        open(&self.0.tables).flush(HostPhys::new(vttbr & 0xff_ffff_f000));
+        let mut tables = open(&self.0.tables);
+        if self.0.flushes_are_put_off.load(Ordering::SeqCst) {
+            tables.put_off_flush();
+        } else {
+            tables.flush(HostPhys::new(vttbr & 0xff_ffff_f000));
+        }
+    }
+
+    fn flush_is_put_off(&self) -> bool {
+        open(&self.0.tables).flush_is_put_off()
     }
 
     fn flush_vmid_local(&self, vttbr: u64) {

@@ -224,11 +224,10 @@ impl<H: Host> GuestMemory<H> {
         }
         let result = state.stage2.map(mapping.size.base(ipa), mapping, cache, &self.vmid);
         drop(state);
-        result.map(Unfinished::finish).map_err(unmappable)?;
-        Ok(FaultOutcome::Mapped)
+        self.mapped(result)
     }
 
-    /// Maps one page of a device that is the hardware's own, where no slot is. `cache` is the vCPU's. May sleep.
+    /// Maps one page of a device that is the hardware's own, where no slot is, or has the guest come again. `cache` is the vCPU's. May sleep.
     pub fn map_device(&self, ipa: Ipa, phys: HostPhys, cache: &mut TableCache<H>) -> Result<(), Unresolved> {
         cache.top_up(&self.host).map_err(|OutOfMemory| Unresolved::OutOfMemory)?;
         let access = Stage2Access { read: true, write: true, execute: false };
@@ -237,9 +236,26 @@ impl<H: Host> GuestMemory<H> {
         if state.released {
             return Err(Unresolved::Fault);
         }
-        let mapped = state.stage2.map(ipa.page(), mapping, cache, &self.vmid);
+        let result = state.stage2.map(ipa.page(), mapping, cache, &self.vmid);
         drop(state);
-        mapped.map(Unfinished::finish).map_err(unmappable)
+        self.mapped(result).map(|_mapped_or_again| ())
+    }
+
+    /// What became of a fault whose page was to be mapped. May sleep.
+    fn mapped(&self, result: Result<Unfinished<H>, MapError>) -> Result<FaultOutcome, Unresolved> {
+        match result {
+            Ok(unfinished) => {
+                unfinished.finish();
+                Ok(FaultOutcome::Mapped)
+            }
+            Err(MapError::FlushPutOff) => {
+                self.host.complete_flush();
+                Ok(FaultOutcome::Again)
+            }
+            Err(MapError::NoTable) => Err(Unresolved::OutOfMemory),
+            // The host named memory that stage 2 cannot express.
+            Err(MapError::Unaligned) => Err(Unresolved::Fault),
+        }
     }
 
     /// Makes the memory that is about to be mapped the same for data, for instructions and for who uses no caches.
@@ -380,15 +396,6 @@ fn plan_mapping(ipa: Ipa, access: Access, view: &View, resolved: &Resolved) -> M
     let write = resolved.writable && !view.is_read_only() && (access == Access::Write || !view.logs());
     let access = Stage2Access { read: true, write, execute: access == Access::Execute };
     Mapping { phys, size, device: resolved.device, access }
-}
-
-/// Why a fault could not be answered.
-fn unmappable(error: MapError) -> Unresolved {
-    match error {
-        MapError::NoTable => Unresolved::OutOfMemory,
-        // The host named memory that stage 2 cannot express.
-        MapError::Unaligned => Unresolved::Fault,
-    }
 }
 
 /// Whether `found` gives the guest all the memory that `mapping` would, rights apart.

@@ -154,6 +154,23 @@ fn a_device_of_the_hardware_is_mapped_once_and_uncached() {
 }
 
 #[test]
+fn a_flush_that_was_put_off_is_done_before_anything_is_mapped() {
+    let mut vm = Vm::with_ram(0);
+    let (at, gicv) = (Ipa::new(0x0801_0000), HostPhys::new(0x2c00_6000));
+    // As by another thread, on a CPU that is going offline, which has yet to see to it that the flush is done.
+    vm.host.put_off_flushes(true);
+    vm.host.flush_vmid(0);
+    assert_eq!(vm.fault(1, Access::Read), Ok(FaultOutcome::Again));
+    assert_eq!(vm.access(1), None);
+    assert_eq!(vm.fault(1, Access::Read), Ok(FaultOutcome::Mapped));
+    vm.host.flush_vmid(0);
+    assert_eq!(vm.memory.map_device(at, gicv, &mut vm.cache), Ok(()), "the guest comes again");
+    assert_eq!(vm.leaves().len(), 1);
+    assert_eq!(vm.memory.map_device(at, gicv, &mut vm.cache), Ok(()));
+    assert_eq!(vm.leaves().len(), 2);
+}
+
+#[test]
 fn what_the_process_lacks_is_an_error() {
     let mut vm = Vm::with_ram(0);
     assert_eq!(vm.fault(100, Access::Read), Err(Unresolved::Fault));

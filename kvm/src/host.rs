@@ -268,6 +268,9 @@ pub trait Host: Cpus + Clone {
     fn leave_guest(&self, context: &mut Self::ContextPage) -> bool;
     /// Drops the TLB entries of a VMID on every CPU; [`Cpus::complete_flush`] is owed. Never sleeps.
     fn flush_vmid(&self, vttbr: u64);
+    /// A flush could not be done where it was asked for, on a CPU that is going offline: [`Cpus::complete_flush`] will do it, and until then
+    /// TLBs may hold what it was to drop. Never sleeps.
+    fn flush_is_put_off(&self) -> bool;
     /// Drops the TLB entries of a VMID on this CPU.
     fn flush_vmid_local(&self, vttbr: u64);
 }

@@ -92,6 +92,8 @@ pub enum MapError {
     Unaligned,
     /// The [`TableCache`] ran out: it was not filled.
     NoTable,
+    /// TLBs may hold something old for this very address ([`Host::flush_is_put_off`]).
+    FlushPutOff,
 }
 
 /// Whether TLBs may still hold what was changed.
@@ -257,7 +259,8 @@ impl<H: Host> Stage2<H> {
 
     /// Maps `mapping` at `ipa` with the access flag set, in place of whatever is there, flushing as it must. Never sleeps.
     ///
-    /// A page amid a block splits it: the rest stays mapped as it was. A block over pages takes their place.
+    /// A page amid a block splits it: the rest stays mapped as it was. A block over pages takes their place. If a flush in between cannot be
+    /// done at once, nothing is mapped there afterwards.
     pub fn map(
         &mut self,
         ipa: Ipa,
@@ -273,6 +276,9 @@ impl<H: Host> Stage2<H> {
         }
         if cache.len() < self.tables_missing(ipa, level) {
             return Err(MapError::NoTable);
+        }
+        if self.host.flush_is_put_off() {
+            return Err(MapError::FlushPutOff);
         }
         let first = self.first(ipa);
         let second = match self.below(first, ipa) {
@@ -358,7 +364,9 @@ impl<H: Host> Stage2<H> {
                 self.retire(at);
             }
             self.flush_now(vmid);
-            entry.write(&self.host, leaf);
+            if !self.host.flush_is_put_off() {
+                entry.write(&self.host, leaf);
+            }
         } else {
             entry.write(&self.host, leaf);
             if old.is_valid() {
@@ -384,7 +392,11 @@ impl<H: Host> Stage2<H> {
         }
         entry.write(&self.host, Stage2Descriptor::INVALID);
         self.flush_now(vmid);
-        self.link(entry, page, ipa)?;
+        if self.host.flush_is_put_off() {
+            self.retire(page.into_phys().phys());
+        } else {
+            self.link(entry, page, ipa)?;
+        }
         Ok(())
     }
 

@@ -295,6 +295,11 @@ unsafe extern "C" fn flush_hyp_here(address: *mut c_void) {
     kernel::with_interrupts_off(|| call(Call::FlushHyp, address as u32, 0, 0));
 }
 
+/// Whether there is a flush that [`complete_flush`] has yet to do. One that was asked for under a lock is seen by whoever takes that lock next.
+pub fn flush_is_put_off() -> bool {
+    FLUSHES_DONE.load(Ordering::Acquire) != FLUSHES_OWED.load(Ordering::Acquire)
+}
+
 /// Does what a flush could not do where it was asked for. Interrupts are on, no spin lock is held.
 pub fn complete_flush() {
     let owed = FLUSHES_OWED.load(Ordering::Acquire);

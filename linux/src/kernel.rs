@@ -277,6 +277,10 @@ impl Host for Kernel {
         hyp_mode::flush(Call::FlushVmid, vttbr);
     }
 
+    fn flush_is_put_off(&self) -> bool {
+        hyp_mode::flush_is_put_off()
+    }
+
     fn flush_vmid_local(&self, vttbr: u64) {
         hyp_mode::flush(Call::FlushVmidLocal, vttbr);
     }

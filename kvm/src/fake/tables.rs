@@ -38,6 +38,8 @@ pub(super) struct Tables {
     dangling: Vec<(u64, u64)>,
     /// There was a flush on every CPU, and its completion is owed.
     incomplete: bool,
+    /// A flush was asked for, and is yet to be done.
+    put_off: bool,
 }
 
 fn is_live(descriptor: u64) -> bool {
@@ -154,7 +156,19 @@ impl Tables {
         }
     }
 
+    /// The TLB entries stay until the flush is completed.
+    pub(super) fn put_off_flush(&mut self) {
+        (self.incomplete, self.put_off) = (true, true);
+    }
+
+    pub(super) fn flush_is_put_off(&self) -> bool {
+        self.put_off
+    }
+
     pub(super) fn complete_flush(&mut self) {
+        if core::mem::take(&mut self.put_off) {
+            self.flush_all();
+        }
         self.incomplete = false;
     }
 

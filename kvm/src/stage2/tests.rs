@@ -273,6 +273,31 @@ fn without_memory_nothing_changes() {
 }
 
 #[test]
+fn nothing_is_made_where_a_break_was_not_flushed() {
+    let all = Stage2Access::ALL;
+    // Another page, a block over pages, a page amid a block.
+    for (before, mapping) in
+        [(page(1, all), page(2, all)), (page(1, all), block(1, all)), (block(1, all), page(2, all))]
+    {
+        let mut vm = Vm::new();
+        let map = |vm: &mut Vm, ipa, mapping| {
+            vm.cache.top_up(&vm.host).unwrap();
+            vm.stage2.map(Ipa::new(ipa), mapping, &mut vm.cache, &vm.vmid)
+        };
+        vm.map(0, before);
+        vm.host.put_off_flushes(true);
+        let unfinished = map(&mut vm, 0, mapping).unwrap();
+        assert_eq!(vm.leaves(), [], "{before:?}, then {mapping:?}");
+        // Until the flush is done, nobody else does it either.
+        assert_eq!(map(&mut vm, 0, mapping).map(Unfinished::finish), Err(MapError::FlushPutOff));
+        unfinished.finish();
+        vm.host.put_off_flushes(false);
+        vm.map(0, mapping);
+        assert_eq!(vm.stage2.lookup(Ipa::new(0)).map(|found| found.mapping), Some(mapping));
+    }
+}
+
+#[test]
 fn ranges_are_whole_pages_within_the_space() {
     let range = IpaRange::new(Ipa::new(0x1801), 0x800);
     assert_eq!(range, IpaRange::new(Ipa::new(0x1000), 0x2000));
