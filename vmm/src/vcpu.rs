@@ -91,7 +91,7 @@ impl VcpuThread {
 fn run(vcpu: &mut Vcpu, bus: &Bus) -> Stop {
     loop {
         match vcpu.run() {
-            Ok(Exit::Mmio(mmio)) => match answer(bus, &mmio) {
+            Ok(Exit::Mmio(mmio)) => match answer(bus, mmio) {
                 Ok(Some(data)) => vcpu.answer_mmio(data),
                 Ok(None) => {}
                 Err(length) => {
@@ -134,19 +134,17 @@ fn run(vcpu: &mut Vcpu, bus: &Bus) -> Stop {
 }
 
 /// Answers a device access: the bytes that a read gets. `Err`: a length that no instruction has.
-fn answer(bus: &Bus, mmio: &Mmio) -> Result<Option<[u8; 8]>, u32> {
-    let mut data = mmio.data;
+fn answer(bus: &Bus, mmio: Mmio) -> Result<Option<[u8; 8]>, u32> {
     if !matches!(mmio.len, 1 | 2 | 4 | 8) {
         return Err(mmio.len);
     }
-    let bytes = &mut data[..mmio.len as usize];
+    let length = mmio.len as usize;
     // Where nobody answers, as on a bus without a device: reads are zero, writes are lost.
     if mmio.is_write {
-        bus.write(mmio.phys_addr, bytes);
+        bus.write(mmio.phys_addr, &mmio.data[..length]);
         Ok(None)
     } else {
-        bus.read(mmio.phys_addr, bytes);
-        Ok(Some(data))
+        Ok(Some(bus.read(mmio.phys_addr, length).unwrap_or_default()))
     }
 }
 
@@ -175,10 +173,10 @@ mod tests {
         let mut bus = Bus::default();
         bus.add(0x1000..0x2000, Arc::new(Answers42));
         let mmio = |phys_addr, len, is_write| Mmio { phys_addr, data: [0xee; 8], len, is_write };
-        assert_eq!(answer(&bus, &mmio(0x1000, 4, false)), Ok(Some([42, 0, 0, 0, 0xee, 0xee, 0xee, 0xee])));
-        assert_eq!(answer(&bus, &mmio(0x1000, 4, true)), Ok(None));
-        assert_eq!(answer(&bus, &mmio(0x9000, 1, false)).unwrap().unwrap()[0], 0);
-        assert_eq!(answer(&bus, &mmio(0x1000, 3, false)), Err(3));
-        assert_eq!(answer(&bus, &mmio(0x1000, u32::MAX, true)), Err(u32::MAX));
+        assert_eq!(answer(&bus, mmio(0x1000, 4, false)), Ok(Some([42, 0, 0, 0, 0, 0, 0, 0])));
+        assert_eq!(answer(&bus, mmio(0x1000, 4, true)), Ok(None));
+        assert_eq!(answer(&bus, mmio(0x9000, 1, false)), Ok(Some([0; 8])));
+        assert_eq!(answer(&bus, mmio(0x1000, 3, false)), Err(3));
+        assert_eq!(answer(&bus, mmio(0x1000, u32::MAX, true)), Err(u32::MAX));
     }
 }
