@@ -23,7 +23,7 @@ use crate::tlb;
 use arch::addr::Ipa;
 use arch::core_id::Midr;
 use arch::psr::{Mode, Psr};
-use arch::syndrome::{self, DATA_ABORT, DataAbort, PREFETCH_ABORT};
+use arch::syndrome::{self, DATA_ABORT, DataAbort, ISV, PREFETCH_ABORT};
 use hyp_abi::context::{ExitRecord, UNRESOLVED, VcpuContext};
 
 /// PAR.LPAE: the register is in its 64-bit format. Translations from Hyp mode are; a bit of the register says so itself.
@@ -48,18 +48,15 @@ pub fn resolve(class: u8, hsr: u32, exit: &mut ExitRecord) -> bool {
     true
 }
 
-/// For a data abort that [`syndrome::is_device_access`]: whether it is one to the distributor, little-endian, in Supervisor mode and
-/// Arm state, where the syndrome can be believed (erratum 766422). Records the addresses then.
+/// For a data abort that [`syndrome::is_device_access`]: records its addresses. Whether it is one to the distributor, little-endian,
+/// in Supervisor mode and Arm state, where the syndrome can be believed (erratum 766422).
 #[inline(always)]
 pub fn hits_distributor(context: &mut VcpuContext) -> bool {
     let page = hpfar::read();
-    let status = context.cpsr & Psr::M.union(Psr::T).union(Psr::E).bits();
-    if page != context.control.distributor || status != Mode::Svc as u32 {
-        return false;
-    }
     context.exit.far = hdfar::read();
     context.exit.hpfar = page;
-    true
+    let status = context.cpsr & Psr::M.union(Psr::T).union(Psr::E).bits();
+    page == context.control.distributor && status == Mode::Svc as u32
 }
 
 /// Whether the instruction behind the data abort in `hsr` has to be read to know what it does.
@@ -70,8 +67,17 @@ pub fn hides_instruction(hsr: u32, context: &VcpuContext) -> bool {
     (abort.access.is_none() || distrusted) && !abort.cache_maintenance && !abort.stage1_walk
 }
 
-/// Where that instruction is: [`ExitRecord::code`].
-pub fn code(context: &VcpuContext) -> [u32; 2] {
+/// Records where that instruction is, and takes out of the recorded syndrome, which is `hsr`, what it says of it: nothing, or what is
+/// not to be believed.
+#[cold]
+#[inline(never)]
+pub fn find_instruction(hsr: u32, context: &mut VcpuContext) {
+    context.exit.code = code(context);
+    context.exit.hsr = hsr & !ISV;
+}
+
+/// [`ExitRecord::code`].
+fn code(context: &VcpuContext) -> [u32; 2] {
     let privileged = Mode::from_psr(context.cpsr).is_none_or(|mode| !mode.is_user());
     let page = |at| translate(at, privileged).map_or(UNRESOLVED, syndrome::hpfar);
     let (first, last) = (context.pc, context.pc.wrapping_add(2));

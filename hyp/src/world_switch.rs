@@ -20,7 +20,7 @@ use crate::per_cpu::{Away, PerCpu};
 use crate::sysreg::{hcr, hsr};
 use crate::{answers, deferred, essential, fault_ipa, tlb, traps, vectors, vfp, vtimer};
 use arch::psr::{Mode, Psr};
-use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, ISV, exception_class, is_device_access};
+use arch::syndrome::{COPROCESSOR, CP15, CP15_WIDE, DATA_ABORT, HVC, exception_class, is_device_access};
 use hyp_abi::context::{ExitCode, VcpuContext};
 
 /// Runs the vCPU until something stops it; the host's only way into a guest.
@@ -51,9 +51,13 @@ pub extern "C" fn enter(guest: *mut VcpuContext) -> u32 {
                 vfp::give_to_guest(here, context);
                 continue;
             }
-            DATA_ABORT if is_device_access(syndrome) && fault_ipa::hits_distributor(context) => {
+            DATA_ABORT if is_device_access(syndrome) => {
                 context.exit.hsr = syndrome;
-                code = ExitCode::ShortTrap.to_raw();
+                if fault_ipa::hits_distributor(context) {
+                    code = ExitCode::ShortTrap.to_raw();
+                } else if fault_ipa::hides_instruction(syndrome, context) {
+                    fault_ipa::find_instruction(syndrome, context);
+                }
                 break;
             }
             _ => {}
@@ -64,9 +68,7 @@ pub extern "C" fn enter(guest: *mut VcpuContext) -> u32 {
         } else if matches!(class, HVC | CP15 | CP15_WIDE) && context.cpsr & Psr::M.bits() == Mode::Svc as u32 {
             code = ExitCode::ShortTrap.to_raw();
         } else if class == DATA_ABORT && fault_ipa::hides_instruction(syndrome, context) {
-            context.exit.code = fault_ipa::code(context);
-            // What it says of the instruction is nothing, or is not to be believed.
-            context.exit.hsr = syndrome & !ISV;
+            fault_ipa::find_instruction(syndrome, context);
         }
         break;
     }
