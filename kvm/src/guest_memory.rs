@@ -28,7 +28,7 @@ use crate::atomic::{AtomicU32, Ordering};
 use crate::host::{Host, Lock, OutOfMemory, Resolved, Unresolved};
 use crate::memslots::{Change, Memslots, Region, SlotError, View};
 use crate::stage2::{Flush, Found, IpaRange, MapError, Mapping, Size, Stage2, TableCache, Unfinished};
-use crate::vmid::VmidSlot;
+use crate::vmid::{VmidSlot, Vmids};
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::hyp_registers::Vttbr;
 use arch::long_descriptor::Stage2Access;
@@ -122,9 +122,9 @@ impl<H: Host> GuestMemory<H> {
         &self.vmid
     }
 
-    /// VTTBR. `None` until the VM was assigned its first VMID; current only as [`VmidSlot::vttbr`] says.
-    pub fn vttbr(&self) -> Option<Vttbr> {
-        self.vmid.vttbr(self.base)
+    /// VTTBR to enter a guest with, if the VM may run with the VMID that it has: [`Vmids::vttbr`].
+    pub fn vttbr(&self, vmids: &Vmids<H>) -> Option<Vttbr> {
+        vmids.vttbr(&self.vmid, self.base)
     }
 
     /// How often the VM's TLB entries were dropped on all CPUs. Never sleeps.

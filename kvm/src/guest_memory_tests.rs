@@ -96,7 +96,7 @@ fn a_page_is_cleaned_before_it_is_mapped_and_executable_when_executed() {
     assert_eq!(vm.host.take_events(), [clean]);
     assert_eq!(vm.fault(0, Access::Execute), Ok(FaultOutcome::Mapped));
     assert_eq!(vm.access(0), rights(true, true));
-    let vttbr = vm.memory.vttbr().unwrap().bits();
+    let vttbr = vm.memory.vttbr(&Vmids::new(vm.host.clone())).unwrap().bits();
     assert_eq!(vm.host.take_events(), [Event::InvalidateIcache, Event::FlushVmid(vttbr)]);
     // All in one.
     assert_eq!(vm.fault(1, Access::Execute), Ok(FaultOutcome::Mapped));

@@ -48,10 +48,14 @@ fn bank(banks: &mut Banks, mode: Mode) -> Option<&mut Bank> {
 }
 
 /// The word that holds register `rt` in the guest's mode.
+#[inline(always)]
 fn word(context: &mut VcpuContext, rt: Rt) -> Option<&mut u32> {
-    if rt.index() < 8 {
-        return context.r.get_mut(rt.index());
-    }
+    if rt.index() < 8 { context.r.get_mut(rt.index()) } else { banked_word(context, rt) }
+}
+
+/// The same for those of which some mode has its own.
+#[inline(never)]
+fn banked_word(context: &mut VcpuContext, rt: Rt) -> Option<&mut u32> {
     let mode = mode(context);
     let VcpuContext { r, banks, .. } = context;
     match rt.index() {
@@ -84,6 +88,7 @@ pub fn read(context: &mut VcpuContext, rt: Rt) -> u32 {
 }
 
 /// Writes a register of the guest's current mode.
+#[inline]
 pub fn write(context: &mut VcpuContext, rt: Rt, value: u32) {
     if let Some(word) = word(context, rt) {
         *word = value;
@@ -96,6 +101,7 @@ pub fn exception_bank(context: &mut VcpuContext, mode: Mode) -> Option<&mut Bank
 }
 
 /// Steps over the instruction at PC.
+#[inline]
 pub fn skip_instruction(context: &mut VcpuContext, length: InstructionLength) {
     let (pc, psr) = condition::skip_instruction(context.pc, cpsr(context), length);
     (context.pc, context.cpsr) = (pc, psr.bits());

@@ -174,7 +174,7 @@ impl Pending {
 
     /// Carries the access out: a load's register gets what `bytes` hold, of which as many count as the access is wide;
     /// the instruction is stepped over.
-    #[inline]
+    #[inline(always)]
     pub fn finish(&self, context: &mut VcpuContext, bytes: [u8; 8]) {
         if let (Some(value), Direction::Read { rt, .. }) = (self.loaded(bytes), self.direction) {
             guest_registers::write(context, rt, value);
@@ -188,6 +188,7 @@ impl Pending {
     }
 
     /// What a load's register gets of these bytes. `None`: a store.
+    #[inline(always)]
     fn loaded(&self, bytes: [u8; 8]) -> Option<u32> {
         let Direction::Read { sign_extend, .. } = self.direction else { return None };
         let value = self.value_of(bytes);

@@ -30,7 +30,7 @@ use crate::vm::{Hypervisor, IrqchipError, Vm};
 use crate::{guest_registers, inject};
 use abort::{count_for_process, note_mmio, write_to_bus};
 use arch::condition::InstructionLength;
-use arch::syndrome::{self, RegisterAccess, Trap, WideRegisterAccess};
+use arch::syndrome::{self, DataAbort, RegisterAccess, Trap, WideRegisterAccess};
 use hyp_abi::context::ExitCode;
 use short_exit::AtOnce;
 use uapi::run::{Exit, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -76,7 +76,7 @@ struct Run<'a, H: Host> {
 #[inline(never)]
 fn note_begin<H: Host>(host: &H, number: usize, pending: Option<&Instruction>, answer: [u8; 8]) {
     if let Some(load) = pending.and_then(Instruction::access).filter(|access| access.written().is_none()) {
-        note_mmio(host, &load, || (trace::MMIO_READ, load.answer(answer)));
+        note_mmio(host, load.ipa, load.size, || (trace::MMIO_READ, load.answer(answer)));
     }
     trace::note(host, Kind::TimerMap, || {
         let (direct_virtual, emulated) = (trace::VIRTUAL_TIMER, trace::PHYSICAL_TIMER);
@@ -109,7 +109,7 @@ pub fn run<H: Host>(
         let mut next = instruction.answer(&mut state.context, answer);
         while let Some(access) = next {
             if !write_to_bus(&hypervisor.host, vm, vcpu, &access) {
-                count_for_process(&hypervisor.host, vcpu, &access);
+                count_for_process(&hypervisor.host, vcpu, state);
                 return Return::Asks;
             }
             next = instruction.answer(&mut state.context, [0; 8]);
@@ -151,6 +151,14 @@ impl<H: Host> Run<'_, H> {
                 }
                 return Return::Interrupted;
             };
+            self.take_async_abort();
+            // The most frequent of those that come here, and only ever of an instruction that was executed: straight to the point.
+            if let Some(access) = self.access_to_last_device(code) {
+                if self.is_left_to_process(access) {
+                    return Return::Asks;
+                }
+                continue;
+            }
             if let Next::Leave(result) = self.handle(code) {
                 return result;
             }
@@ -194,10 +202,9 @@ impl<H: Host> Run<'_, H> {
         self.vcpu.set_in_guest(true);
         // Before the timers are looked at.
         self.state.context.timer.cntvoff = self.vm.counter_offset();
-        let current = self.hypervisor.vmids.is_current(self.vm.memory.vmid());
-        let may_enter = current && !host.must_stop() && self.vcpu.runs() && !self.process_is_behind();
-        let vttbr = self.vm.memory.vttbr().filter(|_| may_enter);
-        let Some(vttbr) = vttbr else {
+        let vttbr = self.vm.memory.vttbr(&self.hypervisor.vmids);
+        let may_enter = vttbr.is_some() && !host.must_stop() && self.vcpu.runs() && !self.process_is_behind();
+        let Some(vttbr) = vttbr.filter(|_| may_enter) else {
             self.come_back(masks);
             return None;
         };
@@ -234,10 +241,7 @@ impl<H: Host> Run<'_, H> {
             }
         };
         self.come_back(masks);
-        let exit = &self.state.context.exit;
-        if exit.hyp_answers | exit.vfp_switches != 0 {
-            self.take_over_counts();
-        }
+        self.take_over_counts();
         self.vm.kick(kicks);
         if !self.state.ended.is_empty() {
             self.vm.resample(&core::mem::replace(&mut self.state.ended, Queue::EMPTY));
@@ -253,11 +257,17 @@ impl<H: Host> Run<'_, H> {
     }
 
     /// What Hyp mode counted while the guest ran.
-    #[cold]
+    #[inline(always)]
     fn take_over_counts(&mut self) {
         let exit = &mut self.state.context.exit;
-        self.vcpu.statistics.hyp_answers.add(core::mem::take(&mut exit.hyp_answers));
-        self.vcpu.statistics.vfp_switches.add(core::mem::take(&mut exit.vfp_switches));
+        let statistics = &self.vcpu.statistics;
+        for (counted, to) in
+            [(&mut exit.hyp_answers, &statistics.hyp_answers), (&mut exit.vfp_switches, &statistics.vfp_switches)]
+        {
+            if *counted != 0 {
+                to.add(core::mem::take(counted));
+            }
+        }
     }
 
     /// Enters the guest, again and again, until it exits for something that cannot be answered at once. Why it did, and who is to be
@@ -296,12 +306,18 @@ impl<H: Host> Run<'_, H> {
         if left { code } else { ExitCode::HypPanic }
     }
 
-    /// Does what the exit asks for. Interrupts are on.
-    fn handle(&mut self, code: ExitCode) -> Next {
+    /// Gives the guest the asynchronous abort that it caused, if it did.
+    #[inline(always)]
+    fn take_async_abort(&mut self) {
         let context = &mut *self.state.context;
         if core::mem::take(&mut context.exit.async_abort) != 0 {
             inject::async_abort(context);
         }
+    }
+
+    /// Does what the exit asks for. Interrupts are on.
+    #[inline(never)]
+    fn handle(&mut self, code: ExitCode) -> Next {
         match code {
             ExitCode::Interrupt | ExitCode::Again => Next::Enter,
             ExitCode::Trap | ExitCode::ShortTrap => self.handle_trap(),
@@ -322,8 +338,8 @@ impl<H: Host> Run<'_, H> {
         let hsr = context.exit.hsr;
         let length = InstructionLength::from_hsr(hsr);
         if syndrome::exception_class(hsr) == syndrome::DATA_ABORT {
-            // The most frequent by far, and only ever of an instruction that was executed: straight to the point.
-            return self.data_abort(hsr, length);
+            // Frequent, and only ever of an instruction that was executed.
+            return self.data_abort(DataAbort::from_hsr(hsr), length);
         }
         let Some(trap) = Trap::from_hsr(hsr) else { return Next::Leave(Return::Exit(internal_error(hsr))) };
         if !guest_registers::passes_condition(context, trap.condition(), length) {
@@ -359,7 +375,7 @@ impl<H: Host> Run<'_, H> {
                 let access = if abort.stage1_walk { Access::Read } else { Access::Execute };
                 return self.abort(abort.fault, access, None, length);
             }
-            Trap::DataAbort(_) => return self.data_abort(hsr, length),
+            Trap::DataAbort(abort) => return self.data_abort(abort, length),
             // With an asynchronous abort pending the world switch leaves the exchange for the next time.
             Trap::Coprocessor { .. } if context.control.vfp != 0 && inject::async_abort_is_pending(context) => {}
             _ => inject::undefined(context),

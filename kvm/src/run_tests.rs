@@ -92,7 +92,7 @@ fn the_vmid_is_the_vms_and_of_this_generation() {
         hypervisor.vmids.assign(&VmidSlot::new());
     });
     assert_eq!(machine.run(0), Return::Interrupted);
-    assert_eq!(*vmids.lock().unwrap(), [machine.vm.memory.vttbr().unwrap().bits()]);
+    assert_eq!(*vmids.lock().unwrap(), [machine.vm.memory.vttbr(&machine.hypervisor.vmids).unwrap().bits()]);
     // VMID 1 was the VM's, then another's; the second that was given out of the new generation is the VM's now.
     assert_eq!(vmids.lock().unwrap()[0] >> 48 & 0xff, 2);
     assert!(machine.host.take_events().contains(&Event::FlushAll));
@@ -174,7 +174,7 @@ fn vcpus_that_share_a_cpu_have_its_tlb_flushed_in_between() {
         machine.host.set_cpu(cpu);
         machine.script([]);
         machine.run(vcpu);
-        let flush = Event::FlushVmidLocal(machine.vm.memory.vttbr().unwrap().bits(), cpu);
+        let flush = Event::FlushVmidLocal(machine.vm.memory.vttbr(&machine.hypervisor.vmids).unwrap().bits(), cpu);
         machine.host.take_events().into_iter().filter(|event| *event == flush).count()
     };
     assert_eq!(local_flushes(0, 0), 0);
@@ -627,6 +627,19 @@ fn an_asynchronous_abort_waits_for_the_guest() {
     machine.states[0].context.control.vfp = 1;
     assert_eq!(machine.run(0), Return::Interrupted);
     assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
+}
+
+#[test]
+fn an_asynchronous_abort_is_not_lost_to_an_access_to_the_last_device() {
+    let mut machine = Machine::new(1);
+    for (offset, aborts) in [(0, false), (4, true)] {
+        machine.script([at(offset, move |context| {
+            context.exit.async_abort = aborts.into();
+            fault(context, load(3), NOWHERE + 4)
+        })]);
+        assert!(matches!(machine.run_with(0, [7; 8], false), Return::Exit(Exit::Mmio(_))));
+        assert_eq!(machine.states[0].context.control.hcr & Hcr::VA.bits() != 0, aborts);
+    }
 }
 
 #[test]

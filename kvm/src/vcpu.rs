@@ -247,7 +247,10 @@ impl<H: Host> VcpuState<H> {
     /// What the process is to be told of the access that waits for its answer.
     #[inline]
     pub fn asks(&self) -> Option<Mmio> {
-        self.pending.as_ref()?.access().map(|access| access.for_process())
+        match self.pending.as_ref()? {
+            Instruction::Plain(access) => Some(access.for_process()),
+            Instruction::Transfer(transfer) => transfer.access().map(|access| access.for_process()),
+        }
     }
 
     /// All its registers.

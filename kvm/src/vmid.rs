@@ -7,7 +7,7 @@
 //! as they next run. A [`VmidSlot`] therefore holds a VMID together with its generation.
 //!
 //! The roll-over races with vCPUs that are about to enter. A vCPU, interrupts off, first marks itself as in the guest, then
-//! checks its VM's generation with [`Vmids::is_current`], then enters. The roll-over first makes the new generation visible,
+//! checks its VM's generation with [`Vmids::vttbr`], then enters. The roll-over first makes the new generation visible,
 //! then has all CPUs leave their guests and waits for each, then empties the TLBs, and only then gives out the first VMID.
 //! So a vCPU either checked before the change, and then it is marked and gets pushed out before TLBs are emptied; or it
 //! checks after, fails, and comes here, where the lock lets it wait for the end of the roll-over. At no time can two VMs of
@@ -52,12 +52,9 @@ impl VmidSlot {
 
     /// VTTBR for stage-2 tables at `base`.
     ///
-    /// `None` while the VM has never run. To enter the guest, ask [`Vmids::is_current`] first.
+    /// `None` while the VM has never run. To enter the guest, ask [`Vmids::vttbr`].
     pub fn vttbr(&self, base: HostPhys) -> Option<Vttbr> {
-        match self.0.load(Ordering::SeqCst) as u8 {
-            0 => None,
-            vmid => Vttbr::new(base, Vmid::new(vmid)),
-        }
+        vttbr(self.0.load(Ordering::SeqCst), base)
     }
 
     /// VTTBR to flush after a change of the stage-2 tables at `base`. `None`: no TLB has an entry of the VM.
@@ -69,6 +66,14 @@ impl VmidSlot {
         // between an entry's look at its VMID and the guest (`Vcpu::set_in_guest`).
         fence(Ordering::SeqCst);
         self.vttbr(base)
+    }
+}
+
+/// VTTBR of what a slot holds. `None`: no VMID.
+fn vttbr(slot: u64, base: HostPhys) -> Option<Vttbr> {
+    match slot as u8 {
+        0 => None,
+        vmid => Vttbr::new(base, Vmid::new(vmid)),
     }
 }
 
@@ -92,12 +97,19 @@ impl<H: Cpus> Vmids<H> {
         Self { generation: AtomicU64::new(1), next: Lock::new(1), limit, host }
     }
 
-    /// Whether the VM may run with the VMID that it has. Takes no lock.
+    /// VTTBR for stage-2 tables at `base`, if the VM may run with the VMID that it has. Takes no lock.
     ///
     /// The answer lasts only where [`Cpus::exit_all_guests`] would notice: the caller has interrupts off and has marked its CPU
     /// as in the guest.
-    pub fn is_current(&self, slot: &VmidSlot) -> bool {
+    pub fn vttbr(&self, slot: &VmidSlot, base: HostPhys) -> Option<Vttbr> {
         // SeqCst: the caller's mark comes before, in the one order that all CPUs agree on. See `begin_generation`.
+        let slot = slot.0.load(Ordering::SeqCst);
+        let current = slot >> GENERATION_SHIFT == self.generation.load(Ordering::SeqCst);
+        if current { vttbr(slot, base) } else { None }
+    }
+
+    /// Whether the VM may run with the VMID that it has: as [`Self::vttbr`].
+    pub fn is_current(&self, slot: &VmidSlot) -> bool {
         slot.generation() == self.generation.load(Ordering::SeqCst)
     }
 

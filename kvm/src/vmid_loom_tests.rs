@@ -97,10 +97,8 @@ impl World {
                 self.vmids.assign(slot);
             }
             let _interrupts_off = here.interrupts.lock().unwrap();
-            if !self.vmids.is_current(slot) {
-                continue;
-            }
-            let vmid = slot.vttbr(HostPhys::new(0)).expect("a current slot has a VMID").vmid().get();
+            let Some(vttbr) = self.vmids.vttbr(slot, HostPhys::new(0)) else { continue };
+            let vmid = vttbr.vmid().get();
             assert!((1..self.vmids.limit).contains(&vmid.into()), "VMID {vmid} was never there to be given out");
             // Twice: between the two, others may do what they like.
             for _ in 0..2 {

@@ -51,7 +51,7 @@ impl World {
 
     fn check(&mut self, vmids: &Vmids<fake::Host>, cpu: usize) {
         if let Cpu::Marked(vm) = &self.cpus[cpu] {
-            self.cpus[cpu] = match vmids.is_current(&vm.slot).then(|| vm.slot.vttbr(HostPhys::new(0))).flatten() {
+            self.cpus[cpu] = match vmids.vttbr(&vm.slot, HostPhys::new(0)) {
                 Some(vttbr) => Cpu::Checked(vm.clone(), vttbr),
                 None => Cpu::Host,
             }

@@ -272,14 +272,17 @@ impl VcpuObject {
         self.vm.check_caller()?;
         let at = UserAddress::new(argument);
         let mut inner = self.inner.lock_killable()?;
+        // By far the most frequent.
+        if command == KVM_RUN {
+            if argument != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let result = self.run(&mut inner);
+            trace::userspace_exit(self.shared(offset_of!(Run, exit_reason)), &result);
+            return result;
+        }
         let initialised = inner.state.initialised;
         match command {
-            KVM_RUN if argument != 0 => Err(Errno::EINVAL),
-            KVM_RUN => {
-                let result = self.run(&mut inner);
-                trace::userspace_exit(self.shared(offset_of!(Run, exit_reason)), &result);
-                result
-            }
             KVM_ARM_VCPU_INIT => self.initialise(&mut inner, at),
             KVM_GET_ONE_REG | KVM_SET_ONE_REG | KVM_GET_REG_LIST if !initialised => Err(Errno::ENOEXEC),
             KVM_GET_ONE_REG | KVM_SET_ONE_REG => {

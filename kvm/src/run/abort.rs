@@ -11,39 +11,32 @@ use crate::host::{Host, Unresolved};
 use crate::mmio::transfer::{self, Refused, Transfer};
 use crate::mmio::{self, Decoded, DevicePage, Instruction, Pending};
 use crate::trace::{self, Event, Kind, MMIO_READ, MMIO_UNSATISFIED, MMIO_WRITE};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Vcpu, VcpuState};
 use crate::vgic::{Interrupt, Kicks, Vgic};
 use crate::vm::{Hit, Vm};
 use crate::{guest_registers, inject};
 use arch::addr::Ipa;
 use arch::condition::InstructionLength;
 use arch::fault::FaultStatus;
-use arch::syndrome::{self, DataAbort};
+use arch::syndrome::{self, AccessSize, DataAbort};
 use core::sync::atomic::Ordering;
+use hyp_abi::context::{ExitCode, ExitRecord};
 use uapi::run::Exit;
 
 impl<H: Host> Run<'_, H> {
-    /// A data abort with this syndrome. Most are of devices, and again and again of one.
+    /// The load or store, if the exit is a plain one to the page that the last one to a device of the process's went to.
     #[inline(always)]
-    pub(super) fn data_abort(&mut self, hsr: u32, length: InstructionLength) -> Next {
-        match self.access_to_last_device(hsr, length) {
-            Some(access) => self.device(access, Hit::Nothing),
-            None => self.other_data_abort(DataAbort::from_hsr(hsr), length),
-        }
-    }
-
-    /// The load or store, if it is a plain one to the page that the last one to a device of the process's went to.
-    #[inline(always)]
-    fn access_to_last_device(&mut self, hsr: u32, length: InstructionLength) -> Option<Pending> {
+    pub(super) fn access_to_last_device(&mut self, code: ExitCode) -> Option<Pending> {
         let context = &mut *self.state.context;
+        let ExitRecord { hsr, hpfar, far, .. } = context.exit;
         // Should a slot come just now, the guest does not know of it yet: whoever makes one tells it after the generation was counted up.
-        let page = DevicePage { hpfar: context.exit.hpfar, slots: self.vm.memory.slots_generation() };
-        if !syndrome::is_device_access(hsr) || self.state.device_page != Some(page) {
+        let page = DevicePage { hpfar, slots: self.vm.memory.slots_generation() };
+        if code != ExitCode::Trap || !syndrome::is_device_access(hsr) || self.state.device_page != Some(page) {
             return None;
         }
         let DataAbort { access, write, .. } = DataAbort::from_hsr(hsr);
-        let ipa = syndrome::fault_ipa(context.exit.hpfar, context.exit.far);
-        let access = Pending::new(context, access?, write, ipa, length);
+        let ipa = syndrome::fault_ipa(hpfar, far);
+        let access = Pending::new(context, access?, write, ipa, InstructionLength::from_hsr(hsr));
         self.count_fault();
         Some(access)
     }
@@ -54,8 +47,8 @@ impl<H: Host> Run<'_, H> {
         trace::guest_fault(&self.hypervisor.host, &self.state.context);
     }
 
-    #[inline(never)]
-    fn other_data_abort(&mut self, abort: DataAbort, length: InstructionLength) -> Next {
+    /// A data abort.
+    pub(super) fn data_abort(&mut self, abort: DataAbort, length: InstructionLength) -> Next {
         let writes = abort.write && !abort.cache_maintenance && !abort.stage1_walk;
         let access = if writes { Access::Write } else { Access::Read };
         self.abort(abort.fault, access, Some(abort), length)
@@ -157,7 +150,8 @@ impl<H: Host> Run<'_, H> {
                 _ if self.write_to_bus(&access) => 0,
                 _ => {
                     self.state.pending = Some(Instruction::Transfer(transfer));
-                    return self.ask_process(&access);
+                    count_for_process(&self.hypervisor.host, self.vcpu, self.state);
+                    return Next::Leave(Return::Asks);
                 }
             };
             next = transfer.advance(&access, u64::from(value).to_le_bytes(), &mut self.state.context);
@@ -165,20 +159,27 @@ impl<H: Host> Run<'_, H> {
         Next::Enter
     }
 
-    /// A load or store where a device may be: the distributor is here, all others are the process's, which may have said that it need
-    /// not see a store at once.
-    #[inline(always)]
+    /// A load or store where a device may be: the distributor is here, all others are the process's.
     fn device(&mut self, access: Pending, hit: Hit) -> Next {
-        let value = match hit {
-            Hit::Distributor(offset) => self.distributor(&access, offset),
-            _ if self.write_to_bus(&access) => 0,
-            _ => {
-                self.state.pending = Some(Instruction::Plain(access));
-                return self.ask_process(&access);
-            }
+        let Hit::Distributor(offset) = hit else {
+            return if self.is_left_to_process(access) { Next::Leave(Return::Asks) } else { Next::Enter };
         };
+        let value = self.distributor(&access, offset);
         access.finish_with_value(&mut self.state.context, value);
         Next::Enter
+    }
+
+    /// A load or store of a device of the process's, which may have said that it need not see a store at once. False: it was so, and
+    /// the instruction is done.
+    #[inline(always)]
+    pub(super) fn is_left_to_process(&mut self, access: Pending) -> bool {
+        if self.write_to_bus(&access) {
+            access.finish_with_value(&mut self.state.context, 0);
+            return false;
+        }
+        self.state.pending = Some(Instruction::Plain(access));
+        count_for_process(&self.hypervisor.host, self.vcpu, self.state);
+        true
     }
 
     /// The distributor's answer to an access; zero to a store.
@@ -198,7 +199,7 @@ impl<H: Host> Run<'_, H> {
         let (value, kicks) = result.unwrap_or((0, Kicks::NONE));
         self.vm.kick(kicks.without(number));
         self.vcpu.statistics.mmio_exit_kernel.count();
-        note_mmio(&self.hypervisor.host, access, || match access.written_value() {
+        note_mmio(&self.hypervisor.host, access.ipa, access.size, || match access.written_value() {
             Some(written) => (MMIO_WRITE, written.into()),
             None => (MMIO_READ, value.into()),
         });
@@ -208,46 +209,49 @@ impl<H: Host> Run<'_, H> {
     fn write_to_bus(&self, access: &Pending) -> bool {
         write_to_bus(&self.hypervisor.host, self.vm, self.vcpu, access)
     }
-
-    /// Leaves an access, which is that of the state's `pending`, to the process.
-    #[inline(always)]
-    fn ask_process(&self, access: &Pending) -> Next {
-        count_for_process(&self.hypervisor.host, self.vcpu, access);
-        Next::Leave(Return::Asks)
-    }
 }
 
 /// Tells of an access to a device: what kind of event it is, and the value.
 #[inline(always)]
-pub(super) fn note_mmio<H: Host>(host: &H, access: &Pending, what: impl FnOnce() -> (u64, u64)) {
+pub(super) fn note_mmio<H: Host>(host: &H, ipa: Ipa, size: AccessSize, what: impl FnOnce() -> (u64, u64)) {
     trace::note(host, Kind::Mmio, || {
         let (kind, value) = what();
-        Event::Mmio { kind, len: access.size.bytes().into(), ipa: access.ipa.get(), value }
+        Event::Mmio { kind, len: size.bytes().into(), ipa: ipa.get(), value }
     });
 }
 
 /// Whether an access is a store that something of the VM's bus takes.
 #[inline(always)]
 pub(super) fn write_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, access: &Pending) -> bool {
-    access.written().is_some_and(|bytes| store_to_bus(host, vm, vcpu, *access, bytes))
+    access.written().is_some_and(|bytes| store_to_bus(host, vm, vcpu, access.ipa, access.size, bytes))
 }
 
 #[inline(never)]
-fn store_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, access: Pending, bytes: [u8; 8]) -> bool {
-    let taken = vm.bus.write(access.ipa.get(), access.size.bytes(), bytes);
+fn store_to_bus<H: Host>(host: &H, vm: &Vm<H>, vcpu: &Vcpu<H>, ipa: Ipa, size: AccessSize, bytes: [u8; 8]) -> bool {
+    let taken = vm.bus.write(ipa.get(), size.bytes(), bytes);
     if taken {
         vcpu.statistics.mmio_exit_kernel.count();
-        note_mmio(host, &access, || (MMIO_WRITE, u64::from_le_bytes(bytes)));
+        note_mmio(host, ipa, size, || (MMIO_WRITE, u64::from_le_bytes(bytes)));
     }
     taken
 }
 
-/// Counts and tells of an access that is the process's.
+/// Counts and tells of the access that now waits for the process's answer.
 #[inline(always)]
-pub(super) fn count_for_process<H: Host>(host: &H, vcpu: &Vcpu<H>, access: &Pending) {
+pub(super) fn count_for_process<H: Host>(host: &H, vcpu: &Vcpu<H>, state: &VcpuState<H>) {
     vcpu.statistics.mmio_exit_user.count();
-    note_mmio(host, access, || match access.written() {
-        Some(bytes) => (MMIO_WRITE, u64::from_le_bytes(bytes)),
-        None => (MMIO_UNSATISFIED, 0),
-    });
+    if host.watched().any() {
+        note_for_process(host, state);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn note_for_process<H: Host>(host: &H, state: &VcpuState<H>) {
+    if let Some(access) = state.pending.as_ref().and_then(Instruction::access) {
+        note_mmio(host, access.ipa, access.size, || match access.written() {
+            Some(bytes) => (MMIO_WRITE, u64::from_le_bytes(bytes)),
+            None => (MMIO_UNSATISFIED, 0),
+        });
+    }
 }
