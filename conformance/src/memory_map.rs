@@ -70,10 +70,13 @@ impl Memory {
 
     /// Zeroed huge pages of the host's pool.
     pub fn huge(bytes: usize) -> Result<Self, Errno> {
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB;
-        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
-        let start = unsafe { mman::mmap_anonymous(None, size(bytes)?, RIGHTS, flags) }?;
-        Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
+        // At an aligned address of ours: Linux 7.2 for 32-bit Arm chooses any, and meets a BUG of its own when the memory is touched.
+        let place = Self::new(bytes)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_FIXED;
+        let address = NonZeroUsize::new(place.start.as_ptr() as usize);
+        // SAFETY: in place of a mapping of this call alone.
+        unsafe { mman::mmap_anonymous(address, size(bytes)?, RIGHTS, flags) }?;
+        Ok(place)
     }
 
     /// The memory of a file.

@@ -20,6 +20,7 @@ use crate::console;
 use crate::host::{Host, HostOptions, Task, Tokens};
 use crate::initramfs::quoted;
 use crate::layout::Layout;
+use crate::setup;
 use crate::setup::kernel::Choice;
 
 /// A host, and what is tried in it.
@@ -132,8 +133,12 @@ struct Went {
     output: String,
 }
 
-/// Boots and judges.
+/// Boots and judges. A kernel that cannot be had today is no failure of ours.
 pub fn run(layout: &Layout, boot: &Boot, tally: &mut Tally) {
+    if let Err(error) = fetch_kernel(layout, &boot.kernel) {
+        crate::progress(&format!("skipped: {}: {error:#}", boot.name));
+        return;
+    }
     let options = HostOptions {
         with: Vec::new(),
         kernel: boot.kernel.clone(),
@@ -152,6 +157,15 @@ pub fn run(layout: &Layout, boot: &Boot, tally: &mut Tally) {
     if let Err(error) = result {
         tally.not_ok(boot.name, &format!("{error:#}"));
     }
+}
+
+/// Fetches a kernel that setup has not.
+fn fetch_kernel(layout: &Layout, kernel: &Choice) -> Result<()> {
+    if !setup::default_kernels().contains(kernel) {
+        let _lock = layout.lock()?;
+        setup::kernel::ensure(layout, kernel)?;
+    }
+    Ok(())
 }
 
 fn prepare(layout: &Layout, boot: &Boot, options: &HostOptions) -> Result<(Host, Vec<Item>)> {

@@ -21,6 +21,19 @@ pub fn boots() -> Vec<Boot> {
             tests: &[LOADED, LINUX_GUEST, HYP_ABI, KEPT, RELOAD, CONFORMANCE],
             ..Boot::of("armmp")
         },
+        // Where the shim meets other interfaces of the kernel's: the oldest and the newest that are named in the README.
+        Boot {
+            kernel: Choice::new("bullseye", "armmp-lpae"),
+            append: QUICK_RELOADS,
+            tests: OTHER_KERNEL,
+            ..Boot::of("bullseye")
+        },
+        Boot {
+            kernel: Choice::new("forky", "armmp-lpae"),
+            append: QUICK_RELOADS,
+            tests: OTHER_KERNEL,
+            ..Boot::of("forky")
+        },
         // Cortex-A15's vectors empty the branch predictor one way, Cortex-A17's another, Cortex-A7's not at all. QEMU has no
         // Cortex-A17, but a Cortex-A15 may say that it is one.
         Boot { tolerated: &["Hyp panic"], tests: HYP_PANICS, ..Boot::of("hyp-panics") },
@@ -237,6 +250,15 @@ const KEPT_WITHOUT_ANSWERS: Test =
 /// What a vCPU is called, has and reads as on this core.
 const REGISTERS: Test = Test::of("conformance", "kvm-conformance registers vcpu 'vm: the preferred target' </dev/null")
     .expecting(&[Report]);
+
+/// Of these, what the shim asks of the kernel: tracepoints and debugfs, eventfds, MMU notifiers, PFN maps.
+const OTHER_KERNEL: &[Test] = &[
+    LOADED,
+    LINUX_GUEST,
+    HYP_ABI,
+    Test::of("conformance", "kvm-conformance observed irqfd 'live memory' backings </dev/null").expecting(&[Report]),
+    RELOAD,
+];
 
 /// Of these, loads and stores of all kinds, and of which the instruction is read.
 const ABORTS: Test =
