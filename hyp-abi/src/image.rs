@@ -6,6 +6,8 @@
 //! the module may call is one `b` instruction in a table of its own ([`ImageHeader::entries`]), so that the check of a pointer
 //! at `HVC #0` is a range and an alignment.
 
+use arch::core_id::BranchPredictor;
+
 /// First word of an image: "WSHY" read as a little-endian word.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"WSHY");
 /// Counts changes of anything in this crate that both sides must agree on.
@@ -189,6 +191,15 @@ pub enum FirmwareHardening {
 }
 
 impl FirmwareHardening {
+    /// Whether firmware is asked on a core whose branch predictor is emptied so.
+    pub const fn is_wanted_for(self, predictor: BranchPredictor) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Present => matches!(predictor, BranchPredictor::Firmware),
+            Self::Forced => true,
+        }
+    }
+
     /// The one with this number.
     pub const fn from_raw(raw: u32) -> Self {
         match raw {

@@ -3,10 +3,11 @@
 
 use crate::context::{ExitCode, HYP_PANIC, LR_USR, VcpuContext};
 use crate::image::{
-    ABI, BAD_CALL, CALLS, Call, ImageHeader, MAGIC, PanicRecord, Provocation, TRAMPOLINE_PARAMETERS,
+    ABI, BAD_CALL, CALLS, Call, FirmwareHardening, ImageHeader, MAGIC, PanicRecord, Provocation, TRAMPOLINE_PARAMETERS,
     TrampolineParameters, echo, echo_wide,
 };
 use crate::layout::*;
+use arch::core_id::BranchPredictor;
 use core::mem::{offset_of, size_of};
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -217,5 +218,20 @@ proptest! {
         if let Some(header) = taken {
             prop_assert_eq!(super::tests::words(&header), words);
         }
+    }
+}
+
+#[test]
+fn firmware_is_asked_where_nothing_else_helps() {
+    use BranchPredictor::{Bpiall, Firmware, Iciallu, NotVulnerable, Unknown};
+    for raw in 0..5 {
+        let asked = [NotVulnerable, Bpiall, Iciallu, Firmware, Unknown]
+            .map(|predictor| FirmwareHardening::from_raw(raw).is_wanted_for(predictor));
+        let expected = match raw {
+            1 => [false, false, false, true, false],
+            2 => [true; 5],
+            _ => [false; 5],
+        };
+        assert_eq!(asked, expected, "{raw}");
     }
 }

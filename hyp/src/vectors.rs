@@ -54,16 +54,12 @@ pub fn for_host() -> u32 {
 
 /// The guest's table that this core needs, for HVBAR.
 pub fn for_guests(firmware: FirmwareHardening) -> u32 {
-    let table = match (Midr::new(midr::read()).branch_predictor(), firmware) {
-        (_, FirmwareHardening::Forced) | (BranchPredictor::Firmware, FirmwareHardening::Present) => {
-            &raw const hyp_vectors_firmware
-        }
-        (BranchPredictor::Bpiall, _) => &raw const hyp_vectors_bpiall,
-        (BranchPredictor::Iciallu, _) => &raw const hyp_vectors_iciallu,
+    let table = match Midr::new(midr::read()).branch_predictor() {
+        predictor if firmware.is_wanted_for(predictor) => &raw const hyp_vectors_firmware,
+        BranchPredictor::Bpiall => &raw const hyp_vectors_bpiall,
+        BranchPredictor::Iciallu => &raw const hyp_vectors_iciallu,
         // Nothing to do, or nothing that can be done.
-        (BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown, _) => {
-            &raw const hyp_vectors
-        }
+        BranchPredictor::NotVulnerable | BranchPredictor::Firmware | BranchPredictor::Unknown => &raw const hyp_vectors,
     };
     table as u32
 }
@@ -174,7 +170,7 @@ hardened_vectors!(
 /// The guest's for Cortex-A57, A72 and relatives, where only firmware can empty the branch predictor: SMCCC_ARCH_WORKAROUND_1.
 ///
 /// As above, no branch comes before. A trap arrives with SP lowered by four, and an interrupt with SP as it was: so far STM may go. What
-/// Hyp mode takes itself needs no emptying, and its entries are branches. The call changes r0 to r3 and nothing else (SMCCC 1.1, 2.6);
+/// Hyp mode takes itself needs no emptying, and its entries are branches; an interrupt there, whose SP may be off by four, is told by SPSR. The call changes r0 to r3 and nothing else (SMCCC 1.1, 2.6);
 /// coming back from it is an exception return, which synchronises.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
@@ -201,11 +197,20 @@ unsafe extern "C" fn hyp_vectors_for_firmware() -> ! {
         "tst sp, #4",
         "beq {interrupt}",
         "add sp, sp, #4",
-        "b {trap}",
+        "push {{r0, r1}}",
+        "mrs r0, SPSR",
+        "and r0, r0, #{mode}",
+        "cmp r0, #{hyp}",
+        "pop {{r0, r1}}",
+        "bne {trap}",
+        "b {interrupt_in_hyp}",
         undefined = sym undefined_in_hyp,
         hvc = sym hvc_in_hyp,
         prefetch = sym prefetch_abort_in_hyp,
         data = sym data_abort_in_hyp,
+        mode = const Psr::M.bits(),
+        hyp = const Mode::Hyp as u32,
+        interrupt_in_hyp = sym interrupt_in_hyp,
         workaround_low = const SMCCC_ARCH_WORKAROUND_1 & 0xffff,
         workaround_high = const SMCCC_ARCH_WORKAROUND_1 >> 16,
         interrupt = sym interrupt,

@@ -200,6 +200,11 @@ impl<H: Host> GuestMemory<H> {
             if previous.is_some_and(|found| access.is_allowed_by(found.mapping.access)) {
                 // Another vCPU was first, or the access flag was clear.
                 state.stage2.set_accessed(ipa);
+                drop(state);
+                if self.host.flush_is_put_off() {
+                    // Else this CPU might go on with the rights that were.
+                    self.host.complete_flush();
+                }
                 return Ok(FaultOutcome::Mapped);
             }
             (state.sequence, view, previous)

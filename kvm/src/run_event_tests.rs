@@ -268,6 +268,32 @@ fn a_timer_is_compared_with_the_counter_that_the_guest_will_have() {
 }
 
 #[test]
+fn without_a_controller_wfi_tells_what_became_of_a_timer_before_it_waits() {
+    let mut machine = Machine::bare(1);
+    machine.host.advance_to(1_000);
+    machine.script([at(0, |context| {
+        set_timer(context, ENABLE, 500);
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(machine.states[0].told_lines, [true, false]);
+    let (ahead, due) = (machine.host.clone(), machine.host.clone());
+    let sleeps = on_sleep(&machine, 0, vec![Box::new(move || due.advance_to(2_000))]);
+    machine.script([
+        // Its handler sets the timer anew, which does not trap, and waits.
+        at(0, move |context| {
+            set_timer(context, ENABLE, ahead.counter() + 500);
+            trap(context, WFI)
+        }),
+        at(4, |context| trap(context, WFI)),
+    ]);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((sleeps.load(Ordering::SeqCst), machine.states[0].told_lines), (0, [false, false]), "it has fallen");
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((sleeps.load(Ordering::SeqCst), machine.states[0].told_lines), (1, [true, false]), "and risen");
+}
+
+#[test]
 fn without_a_controller_wfi_waits_for_a_line_or_for_a_timer_to_be_told() {
     let mut machine = Machine::bare(1);
     machine.host.advance_to(1_000);

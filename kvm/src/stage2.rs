@@ -260,7 +260,7 @@ impl<H: Host> Stage2<H> {
     /// Maps `mapping` at `ipa` with the access flag set, in place of whatever is there, flushing as it must. Never sleeps.
     ///
     /// A page amid a block splits it: the rest stays mapped as it was. A block over pages takes their place. If a flush in between cannot be
-    /// done at once, nothing is mapped there afterwards.
+    /// done at once, nothing is mapped there afterwards, nor in the block's place.
     pub fn map(
         &mut self,
         ipa: Ipa,

@@ -59,11 +59,11 @@ impl VmidSlot {
 
     /// VTTBR to flush after a change of the stage-2 tables at `base`. `None`: no TLB has an entry of the VM.
     ///
-    /// A VMID of an old generation is as good as any: what it tagged is gone already, and dropping another VM's entries does no
-    /// harm. Whoever enters with a VMID that this did not see finds the tables as they are after the change.
+    /// A VMID of an old generation is flushed like any: until the roll-over is complete TLBs may hold what it tagged, and dropping another
+    /// VM's entries does no harm. Whoever enters with a VMID that this did not see finds the tables as they are after the change.
     pub fn vttbr_to_flush(&self, base: HostPhys) -> Option<Vttbr> {
-        // The change comes before the look at the VMID, in the one order that all CPUs agree on; the other half is the fence
-        // between an entry's look at its VMID and the guest (`Vcpu::set_in_guest`).
+        // The change comes before the look at the VMID, in the one order that all CPUs agree on, as an entry's mark (`Vcpu::set_in_guest`)
+        // comes before its own look: who sees no VMID here is followed by an entry that sees the change.
         fence(Ordering::SeqCst);
         self.vttbr(base)
     }

@@ -43,7 +43,8 @@ u32 ws_firmware_hardening(void)
 
 	if (firmware_hardening)
 		return 2;
-	if (arm_smccc_1_1_get_conduit() != SMCCC_CONDUIT_SMC)
+	/* A kernel without PSCI has no such firmware. */
+	if (!IS_ENABLED(CONFIG_ARM_PSCI_FW) || arm_smccc_1_1_get_conduit() != SMCCC_CONDUIT_SMC)
 		return 0;
 	arm_smccc_1_1_smc(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, ARM_SMCCC_ARCH_WORKAROUND_1, &answer);
 	return (s32)answer.a0 >= 0;

@@ -187,10 +187,18 @@ void ws_interrupts_unregister(void)
 	iounmap(distributor);
 }
 
-/* On this CPU, which may have come back: its GIC then has no private interrupt active or masked by us. */
+/*
+ * On this CPU, which may have come back, or never went: an offline can fail half-way. A vCPU's thread may have been here all the while. So
+ * what we keep of the timer's interrupt is made true, whatever it was.
+ */
 void ws_interrupts_enable_here(void)
 {
+	unsigned long flags;
+
+	local_irq_save(flags);
+	writel_relaxed(timer_bit, distributor + GIC_DIST_ACTIVE_CLEAR);
 	*this_cpu_ptr(timer_states) = (struct timer_state){};
+	local_irq_restore(flags);
 	enable_percpu_irq(timer_irq, irq_get_trigger_type(timer_irq));
 	enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
 }

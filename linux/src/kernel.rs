@@ -282,7 +282,8 @@ impl Host for Kernel {
     }
 
     fn flush_vmid_local(&self, vttbr: u64) {
-        hyp_mode::flush(Call::FlushVmidLocal, vttbr);
+        // Where Hyp mode is not ours no guest is entered, and taking it drops what guests left.
+        let _nobody_to_flush_for = hyp_mode::call(Call::FlushVmidLocal, vttbr as u32, (vttbr >> 32) as u32, 0);
     }
 
     fn interrupts_off(&self) -> Masks {

@@ -18,6 +18,9 @@ impl<H: Host> Run<'_, H> {
         if inject::async_abort_is_pending(&self.state.context) {
             return Next::Enter;
         }
+        if self.process_is_behind() {
+            return Next::Enter; // which tells it first
+        }
         let host = &self.hypervisor.host;
         let start = host.counter();
         let due =

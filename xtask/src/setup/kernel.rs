@@ -65,6 +65,18 @@ impl FromStr for Choice {
     }
 }
 
+/// What Debian's archive does not have, or no longer.
+#[derive(Debug)]
+pub struct Unserved(String);
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl std::error::Error for Unserved {}
+
 /// An unpacked kernel.
 pub struct Kernel {
     /// Which it is.
@@ -114,8 +126,11 @@ pub fn ensure(layout: &Layout, choice: &Choice) -> Result<Kernel> {
     }
     crate::progress(&format!("fetching Debian's kernel {choice} for armhf"));
     let apt = suite_apt(layout, &choice.suite)?;
-    let unserved =
-        |what: &str| anyhow!("{choice}: Debian's archive does not serve {what} for armhf in this suite (any more)");
+    let unserved = |what: &str| {
+        anyhow!(Unserved(format!(
+            "{choice}: Debian's archive does not serve {what} for armhf in this suite (any more)"
+        )))
+    };
     let find = |name: &str| apt.newest(name)?.ok_or_else(|| unserved(name));
 
     let flavour = &choice.flavour;
@@ -194,7 +209,7 @@ fn suite_apt(layout: &Layout, suite: &str) -> Result<Apt> {
     };
     if recently(&fresh) != Some(true) {
         apt.update().with_context(|| {
-            format!("{suite}: Debian's archive does not serve this suite, or not as it should just now")
+            Unserved(format!("{suite}: Debian's archive does not serve this suite, or not as it should just now"))
         })?;
         fs::write(&fresh, "")?;
     }

@@ -21,7 +21,7 @@ use crate::host::{Host, HostOptions, Task, Tokens};
 use crate::initramfs::quoted;
 use crate::layout::Layout;
 use crate::setup;
-use crate::setup::kernel::Choice;
+use crate::setup::kernel::{Choice, Unserved};
 
 /// A host, and what is tried in it.
 pub struct Boot {
@@ -135,9 +135,13 @@ struct Went {
 
 /// Boots and judges. A kernel that cannot be had today is no failure of ours.
 pub fn run(layout: &Layout, boot: &Boot, tally: &mut Tally) {
-    if let Err(error) = fetch_kernel(layout, &boot.kernel) {
-        crate::progress(&format!("skipped: {}: {error:#}", boot.name));
-        return;
+    match fetch_kernel(layout, &boot.kernel) {
+        Ok(()) => {}
+        Err(error) if error.is::<Unserved>() => {
+            crate::progress(&format!("skipped: {}: {error:#}", boot.name));
+            return;
+        }
+        Err(error) => return tally.not_ok(boot.name, &format!("{error:#}")),
     }
     let options = HostOptions {
         with: Vec::new(),

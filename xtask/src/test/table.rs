@@ -49,6 +49,12 @@ pub fn boots() -> Vec<Boot> {
             tests: &HYP_PANICS[..EACH_VECTOR],
             ..Boot::of("hyp-panics-a7")
         },
+        Boot {
+            cpu: Some("max"),
+            tolerated: &["Hyp panic"],
+            tests: HYP_PANICS_BY_FIRMWARE,
+            ..Boot::of("hyp-panics-armv8")
+        },
         Boot { append: QUICK_RELOADS, tests: LIFE, ..Boot::of("life") },
         Boot {
             mem: "640M",
@@ -610,6 +616,17 @@ const HYP_PANICS: &[Test] = &[
 
 /// How many of these, from the first on, tell one core's vectors from another's.
 const EACH_VECTOR: usize = 3;
+
+/// On the vectors that have firmware empty the branch predictor.
+const HYP_PANICS_BY_FIRMWARE: &[Test] = &[
+    Test::of(
+        "the module is loaded anew to go by way of firmware",
+        "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko firmware_hardening=1",
+    ),
+    HYP_PANICS[0],
+    HYP_PANICS[1],
+    HYP_PANICS[2],
+];
 
 /// A board that resets starts again, instead of ending QEMU.
 const REBOOTS: &[&str] = &["-action", "reboot=reset"];
