@@ -4,7 +4,7 @@
 //! It is stricter than a real one. A call that may sleep fails the test while a spin lock is held or interrupts are off; so
 //! does a lock taken twice by one thread. Translation tables are watched as [`tables`] says. What is not given back by the
 //! time that the last handle goes is a leak and fails the test. What the hypervisor asked of the hardware is a list of
-//! [`Event`]s.
+//! [`Event`]s. A loop that nothing ends fails the test instead of hanging it.
 
 mod deferred;
 mod event;
@@ -42,6 +42,9 @@ use std::{
 };
 use tables::Tables;
 use wait::TimerState;
+
+/// How many turns of loops a host sees before it says that they have no end. No test comes near it.
+const TURNS: usize = 100_000;
 
 /// So many cases of a property, but few under Miri, which takes a thousand times as long.
 pub fn cases(count: u32) -> proptest::test_runner::Config {
@@ -92,6 +95,7 @@ struct Inner {
     halt_polling: StdMutex<HaltPolling>,
     on_poll: StdMutex<Option<Poll>>,
     signal_pending: AtomicBool,
+    turns: AtomicUsize,
     yields: AtomicUsize,
     leaves: AtomicUsize,
     leave_fails: AtomicBool,
@@ -151,6 +155,7 @@ impl Host {
             halt_polling: StdMutex::new(HaltPolling { longest: 0, grow: 2, grow_start: 10_000, shrink: 0 }),
             on_poll: StdMutex::default(),
             signal_pending: AtomicBool::new(false),
+            turns: AtomicUsize::new(0),
             yields: AtomicUsize::new(0),
             leaves: AtomicUsize::new(0),
             leave_fails: AtomicBool::new(false),
@@ -308,6 +313,12 @@ impl Host {
         if let Some(observer) = open(&self.0.observer).as_mut() {
             observer(event);
         }
+    }
+
+    /// What KVM_RUN and a thread that polls do again and again, until something comes: fails the test when nothing does.
+    fn turn(&self) {
+        let turns = self.0.turns.fetch_add(1, Ordering::SeqCst);
+        assert!(turns < TURNS, "the vCPU's thread goes round for ever");
     }
 
     fn allocate(&self) -> Result<(), OutOfMemory> {
@@ -602,6 +613,7 @@ impl host::Host for Host {
     }
 
     fn signal_pending(&self) -> bool {
+        self.turn();
         self.0.signal_pending.load(Ordering::SeqCst)
     }
 
@@ -660,6 +672,7 @@ impl host::Host for Host {
 
     fn enter_guest(&self, context: &mut ContextPage) -> ExitCode {
         assert!(interrupts_are_off());
+        self.turn();
         let guest = open(&self.0.guest).take();
         let mut guest = guest.expect("a test that enters the guest sets one");
         deferred::give_back(context);

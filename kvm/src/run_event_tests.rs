@@ -687,8 +687,9 @@ fn a_kick_wakes_a_sleeping_vcpu_on_another_thread() {
     machine.script([opened(&machine, |context| trap(context, WFI)), at(4, |_| ExitCode::Interrupt)]);
     let (asleep, is_asleep) = std::sync::mpsc::channel();
     on_sleep(&machine, 0, vec![Box::new(move || asleep.send(()).unwrap())]);
-    let vm = machine.vm.clone();
+    let (vm, waker) = (machine.vm.clone(), machine.vm.place(0).unwrap().waiter().waker());
     let other = std::thread::spawn(move || {
+        let _waker = waker;
         is_asleep.recv().unwrap();
         vm.set_line(0, 40, true).unwrap();
     });

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where a vCPU's thread sleeps, and its timer, in tests.
 //!
-//! Most tests have one thread: what would wake the sleeper is done by [`Waiter::on_sleep`]. A thread that nothing wakes
-//! fails the test after a while; under loom, at once.
+//! Most tests have one thread: what would wake the sleeper is done by [`Waiter::on_sleep`], and a sleep is a turn of a loop. Another
+//! thread that is to wake it has a [`Waker`] for as long as it may. A thread that nobody is left to wake fails the test; under loom it
+//! sleeps, and loom sees that.
 
 use super::{Host, may_sleep, open};
 use crate::host::{self, Waiter as _, Wake};
@@ -17,9 +18,8 @@ use std::sync::{Condvar, Mutex as LockMutex, MutexGuard as LockGuard};
 /// Woken and not yet seen; signal pending.
 type Flags = (bool, bool);
 
-/// How often a thread that nothing wakes looks again before the test fails: minutes, since whoever is to wake it may be slow, on a
-/// loaded machine and under Miri.
-const PATIENCE: usize = 30_000;
+/// How often a thread sleeps before the test fails.
+const PATIENCE: usize = 100;
 
 #[derive(Default)]
 struct WaiterState {
@@ -27,6 +27,7 @@ struct WaiterState {
     bell: Condvar,
     wakes: AtomicUsize,
     kicks: AtomicUsize,
+    wakers: AtomicUsize,
     on_sleep: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
@@ -55,11 +56,19 @@ impl Waiter {
         self.0.flags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps, for some time at least.
+    /// For another thread that is to wake it.
+    pub fn waker(&self) -> Waker {
+        self.0.wakers.fetch_add(1, Ordering::SeqCst);
+        Waker(self.clone())
+    }
+
+    /// Sleeps, if another thread is to wake it.
     #[cfg(not(loom))]
     fn sleep<'a>(&self, flags: LockGuard<'a, Flags>) -> LockGuard<'a, Flags> {
-        let awake = self.0.bell.wait_timeout(flags, std::time::Duration::from_millis(10));
-        awake.unwrap_or_else(PoisonError::into_inner).0
+        if self.0.wakers.load(Ordering::SeqCst) == 0 {
+            return flags;
+        }
+        self.0.bell.wait(flags).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sleeps. If nobody is left who could wake it, the model fails.
@@ -107,6 +116,17 @@ impl host::Waiter for Waiter {
 
     fn kick(&self) {
         self.0.kicks.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// That a thread may still wake a [`Waiter`].
+pub struct Waker(Waiter);
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        let _flags = self.0.flags();
+        self.0.0.wakers.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.bell.notify_all();
     }
 }
 
