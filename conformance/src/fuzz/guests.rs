@@ -2,8 +2,9 @@
 //! Wild guests: machines whose vCPUs execute anything, begin in any mode with anything in their registers, and share their memory.
 //!
 //! Their process behaves, so that it can be said what is wrong: KVM_RUN returns for the reasons that a guest can give, all registers can be
-//! read at any time, and no vCPU is ever in a mode that a guest cannot be in.
+//! read at any time, no vCPU is ever in a mode that a guest cannot be in, and no guest writes where it may not ([`Witnesses`]).
 
+use std::ops::Range;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
 use uapi::*;
 
-use crate::image::{self, ARM, BYTES, READ_ONLY, THUMB, VECTORS};
+use crate::image::{self, ARM, BYTES, READ_ONLY, READ_ONLY_BYTES, THUMB, VECTORS};
 use crate::instructions::words;
 use crate::machine::{CPSR, Machine, PC, Vcpu, region};
 use crate::memory_map::{Memory, PAGE};
@@ -29,6 +30,9 @@ const MODES: [u32; 7] = [0x10, 0x11, 0x12, 0x13, 0x17, 0x1b, 0x1f];
 /// Machines that one process has, one after the other.
 const MACHINES: u32 = 12;
 
+/// What stands in memory that no guest should write to.
+const UNTOUCHED: u32 = 0x5e1f_c0de;
+
 /// Has a few guests run wild, for some milliseconds each.
 pub fn live(seed: u64, number: u64, tally: &Tally) -> Verdict {
     sys::interruptible()?;
@@ -37,9 +41,49 @@ pub fn live(seed: u64, number: u64, tally: &Tally) -> Verdict {
     (0..MACHINES).try_for_each(|_| one(&image, &mut random.fork(), tally))
 }
 
+/// Memory of the process that its guest must not write to.
+struct Witnesses {
+    /// A page before the guest's memory and one behind it.
+    around: Memory,
+    /// What a guest may read and not write: the beginning of its image.
+    read_only: Memory,
+}
+
+impl Witnesses {
+    /// With the guest's memory.
+    fn with_ram(image: &[u32]) -> Result<(Self, Memory), Failure> {
+        let around = Memory::new(BYTES + 2 * PAGE).succeeds("mmap")?;
+        around.unmap(PAGE..PAGE + BYTES).succeeds("munmap")?;
+        let ram = Memory::at(around.address(PAGE) as usize, BYTES).succeeds("mmap")?;
+        ram.put(0, image);
+        let all = Self { around, read_only: Memory::new(READ_ONLY_BYTES).succeeds("mmap")? };
+        all.read_only.put(0, &image[..READ_ONLY_BYTES / 4]);
+        for offset in [0, PAGE + BYTES] {
+            all.around.put(offset, &[UNTOUCHED; PAGE / 4]);
+        }
+        Ok((all, ram))
+    }
+
+    /// Nobody wrote to them.
+    fn are_untouched(&self, image: &[u32]) -> Verdict {
+        let touched =
+            |words: Range<usize>| words.map(|word| word * 4).find(|offset| self.around.read(*offset) != UNTOUCHED);
+        let behind = (PAGE + BYTES) / 4;
+        let read_only = (0..READ_ONLY_BYTES / 4).find(|word| self.read_only.read(word * 4) != image[*word]);
+        for (what, written) in [
+            ("before its own", touched(0..PAGE / 4)),
+            ("behind its own", touched(behind..behind + PAGE / 4)),
+            ("that it may only read", read_only.map(|word| word * 4)),
+        ] {
+            let at = written.unwrap_or_default();
+            holds(written.is_none(), format_args!("no guest writes to memory {what}, at {at:#x}"))?;
+        }
+        Ok(())
+    }
+}
+
 fn one(image: &[u32], random: &mut Rng, tally: &Tally) -> Verdict {
-    let ram = Memory::new(BYTES).succeeds("mmap")?;
-    ram.put(0, image);
+    let (witnesses, ram) = Witnesses::with_ram(image)?;
     let machine = Machine::over(ram, &crate::code::Program::new())?;
     let vectors = Memory::new(PAGE).succeeds("mmap")?;
     vectors.put(0, &VECTORS);
@@ -47,9 +91,11 @@ fn one(image: &[u32], random: &mut Rng, tally: &Tally) -> Verdict {
     for (slot, at) in [(1, 0), (2, 0xffff_0000)] {
         machine.vm.slot(&region(slot, at, PAGE as u64, vectors.address(0))).succeeds("a slot for vectors")?;
     }
+    // What may not be written at one address may be at another, or nowhere.
+    let backing = if random.one_in(2) { &machine.ram } else { &witnesses.read_only };
     let read_only = UserspaceMemoryRegion {
         flags: KVM_MEM_READONLY,
-        ..region(3, READ_ONLY.into(), 4 * PAGE as u64, machine.ram.address(0))
+        ..region(3, READ_ONLY.into(), READ_ONLY_BYTES as u64, backing.address(0))
     };
     machine.vm.slot(&read_only).succeeds("a read-only slot")?;
     let count = random.of(&[1, 1, 2, 4]);
@@ -80,6 +126,7 @@ fn one(image: &[u32], random: &mut Rng, tally: &Tally) -> Verdict {
         let exits = runner.join().map_err(|_| Failure::new("a thread panicked"))??;
         tally.exits.fetch_add(exits, Ordering::Relaxed);
     }
+    witnesses.are_untouched(image)?;
     vcpus.iter().try_for_each(|vcpu| still_whole(vcpu))
 }
 

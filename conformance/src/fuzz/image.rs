@@ -15,8 +15,10 @@ pub use crate::machine::{DEVICE, GICC, GICD, RAM};
 
 /// Bytes of an image.
 pub const BYTES: usize = 0x1_0000;
-/// A slot that the guest may only read, four pages of the image's first.
+/// A slot that the guest may only read: the image's first pages, or a copy of them.
 pub const READ_ONLY: u32 = 0x8100_0000;
+/// Bytes of it.
+pub const READ_ONLY_BYTES: usize = 0x4000;
 /// Instructions of the Arm set.
 pub const ARM: u32 = RAM;
 /// Instructions of the Thumb set.

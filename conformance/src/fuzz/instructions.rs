@@ -10,7 +10,7 @@
 use fastrand::Rng;
 use uapi::psci;
 
-use crate::image::{ARM, DEVICE, GICC, GICD, LONG_TABLE, RAM, READ_ONLY, SHORT_TABLE, THUMB};
+use crate::image::{ARM, BYTES, DEVICE, GICC, GICD, LONG_TABLE, RAM, READ_ONLY, SHORT_TABLE, THUMB};
 use crate::values::Values;
 
 /// An encoding, and which of its bits may be anything.
@@ -219,7 +219,7 @@ impl Writer<'_> {
         }
         let somewhere = self.random.word();
         let base = self.random.of(&[RAM, RAM, RAM, GICD, GICC, DEVICE, READ_ONLY, 0, 0xffff_0000, RAM - 8, somewhere]);
-        let offset = self.random.of(&[0, 0xf000, 0xff8, 0xffe]) + self.random.u32(..16);
+        let offset = self.random.of(&[0, 0xf000, 0xff8, 0xffe, BYTES as u32 - 8]) + self.random.u32(..16);
         self.set(1, base.wrapping_add(offset));
     }
 
