@@ -46,6 +46,18 @@ pub fn ensure(layout: &Layout) -> Result<()> {
     debian(layout).context(format!("Rust's targets are missing; get them by hand: rustup target add {BARE} {LINUX}"))
 }
 
+/// Adds a target that is of use but not needed, if rustup is here and serves it. Whether it is there.
+pub fn add(layout: &Layout, target: &str) -> bool {
+    let missing = || missing_of(&[target]).map_or(true, |missing| !missing.is_empty());
+    if missing() && child::on_path("rustup") {
+        let mut command = Command::new("rustup");
+        command.args(["target", "add", target]).current_dir(&layout.root);
+        // Where it fails the target is missing still.
+        let _ = child::run_logged(&mut command, &layout.state("logs/rustup.log"));
+    }
+    !missing()
+}
+
 /// A `cargo` command that can build for `target`.
 pub fn cargo(layout: &Layout, target: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
@@ -65,10 +77,15 @@ pub fn cargo(layout: &Layout, target: &str) -> Command {
 }
 
 fn missing_targets() -> Result<Vec<&'static str>> {
+    missing_of(&[BARE, LINUX])
+}
+
+/// Those of `targets` that the compiler has no libraries for.
+fn missing_of<'a>(targets: &[&'a str]) -> Result<Vec<&'a str>> {
     let sysroot = child::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot).trim());
     let absent = |target: &&str| !sysroot.join("lib/rustlib").join(target).join("lib").exists();
-    Ok([BARE, LINUX].into_iter().filter(absent).collect())
+    Ok(targets.iter().copied().filter(absent).collect())
 }
 
 fn tree(layout: &Layout) -> PathBuf {

@@ -33,6 +33,7 @@ pub fn run(layout: &Layout, tally: &mut Tally) {
     });
     unit_tests(layout, "unit tests", host_cargo(layout, &["test", "--no-fail-fast"]), tally);
     unit_tests(layout, "unit tests under loom", loom_cargo(layout), tally);
+    with_32_bits(layout, tally);
     let mut every_value = host_cargo(layout, &["test", "--release", "--package", "worldswitch-arch", "--lib"]);
     every_value.args(["--", "--ignored"]);
     unit_tests(layout, "unit tests with all values of a word", every_value, tally);
@@ -97,6 +98,24 @@ fn loom_cargo(layout: &Layout) -> Command {
     let mut command = cargo_into(layout, &apart, &["test", "--package", "worldswitch-kvm", "--lib", "loom_tests"]);
     command.env("RUSTFLAGS", "--cfg loom");
     command
+}
+
+/// A target whose `usize` has 32 bits, as Arm's has, and whose programs this machine runs; its libraries and linker come with Rust.
+const NARROW: &str = "i686-unknown-linux-musl";
+
+/// Runs the unit tests of what the module is made of where `usize` is as wide as there, if this machine can: what overflows 32 bits only
+/// does not show where it has 64.
+fn with_32_bits(layout: &Layout, tally: &mut Tally) {
+    if !cfg!(target_arch = "x86_64") {
+        return crate::progress("skipped: unit tests with 32-bit addresses (they run on x86-64)");
+    }
+    if !setup::rust::add(layout, NARROW) {
+        return crate::progress(&format!("skipped: unit tests with 32-bit addresses (`rustup target add {NARROW}`)"));
+    }
+    let mut command = host_cargo(layout, &["test", "--no-fail-fast", "--lib", "--target", NARROW]);
+    command.args(["--package", "worldswitch-arch", "--package", "worldswitch-kvm", "--package", "worldswitch-uapi"]);
+    command.env("CARGO_TARGET_I686_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+    unit_tests(layout, "unit tests with 32-bit addresses", command, tally);
 }
 
 /// Which of `kvm`'s tests Miri runs: those of which none takes it minutes.
