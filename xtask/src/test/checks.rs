@@ -15,7 +15,7 @@ use crate::setup;
 use crate::setup::rust::{BARE, LINUX};
 
 /// How many seconds building and running the unit tests may take.
-const UNIT_TEST_LIMIT: &str = "1200";
+const UNIT_TEST_LIMIT: u32 = 1200;
 
 /// Runs all of it.
 pub fn run(layout: &Layout, tally: &mut Tally) {
@@ -118,11 +118,28 @@ fn with_32_bits(layout: &Layout, tally: &mut Tally) {
     unit_tests(layout, "unit tests with 32-bit addresses", command, tally);
 }
 
-/// Which of `kvm`'s tests Miri runs: those of which none takes it minutes.
-const UNDER_MIRI: [&str; 3] = ["psci::tests", "run::event_tests", "vgic::register_tests"];
+/// Which unit tests Miri runs.
+pub struct Miri {
+    packages: &'static [&'static str],
+    /// Those whose names contain one of these; none: all.
+    filters: &'static [&'static str],
+    /// How many seconds they may take.
+    limit: u32,
+}
 
-/// Runs some of `kvm`'s tests under Miri, where a nightly compiler has it.
-pub fn under_miri(layout: &Layout, tally: &mut Tally) {
+impl Miri {
+    /// Some that take it no minutes.
+    pub const SOME: Self = Self {
+        packages: &["worldswitch-kvm"],
+        filters: &["psci::tests", "run::event_tests", "vgic::register_tests"],
+        limit: UNIT_TEST_LIMIT,
+    };
+    /// All.
+    pub const ALL: Self = Self { packages: &["worldswitch-arch", "worldswitch-kvm"], filters: &[], limit: 4 * 3600 };
+}
+
+/// Runs unit tests under Miri, where a nightly compiler has it.
+pub fn under_miri(layout: &Layout, which: &Miri, tally: &mut Tally) {
     // By name: this is for rustup, which knows of toolchains; CARGO names one toolchain's.
     let miri = || {
         let mut command = Command::new("cargo");
@@ -135,17 +152,21 @@ pub fn under_miri(layout: &Layout, tally: &mut Tally) {
         return;
     }
     let mut command = miri();
-    command.args(["test", "--package", "worldswitch-kvm", "--lib", "--target-dir"]);
-    command.arg(layout.cargo_target.join("miri")).arg("--").args(UNDER_MIRI);
+    command.args(["test", "--no-fail-fast", "--lib", "--target-dir"]).arg(layout.cargo_target.join("miri"));
+    command.args(which.packages.iter().flat_map(|package| ["--package", package])).arg("--").args(which.filters);
     // Properties read the clock and the files of failures before; two cases of each have to do.
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "2");
-    unit_tests(layout, "unit tests under Miri", command, tally);
+    unit_tests_within(which.limit, layout, "unit tests under Miri", command, tally);
 }
 
 /// Unit tests, by `cargo`: each test counts.
 fn unit_tests(layout: &Layout, name: &str, cargo: Command, tally: &mut Tally) {
+    unit_tests_within(UNIT_TEST_LIMIT, layout, name, cargo, tally);
+}
+
+fn unit_tests_within(limit: u32, layout: &Layout, name: &str, cargo: Command, tally: &mut Tally) {
     let path = layout.state(format!("logs/{}.log", name.replace(' ', "-")));
-    match count_unit_tests(layout, &path, &cargo) {
+    match count_unit_tests(limit, layout, &path, &cargo) {
         Ok((0, 0)) => tally.not_ok(name, "cargo test ran none"),
         Ok((passed, 0)) => {
             println!("ok {name}: {passed}");
@@ -159,12 +180,12 @@ fn unit_tests(layout: &Layout, name: &str, cargo: Command, tally: &mut Tally) {
     }
 }
 
-fn count_unit_tests(layout: &Layout, path: &Path, cargo: &Command) -> Result<(usize, usize)> {
+fn count_unit_tests(limit: u32, layout: &Layout, path: &Path, cargo: &Command) -> Result<(usize, usize)> {
     let mut log = std::fs::File::create(path)?;
     // libtest has no time limit of its own. When it is over, or we are, all that cargo started ends.
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", UNIT_TEST_LIMIT])
+        .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", &limit.to_string()])
         .arg(cargo.get_program())
         .args(cargo.get_args())
         .envs(cargo.get_envs().filter_map(|(name, value)| Some((name, value?))))
@@ -190,11 +211,7 @@ fn count_unit_tests(layout: &Layout, path: &Path, cargo: &Command) -> Result<(us
     }
     let status = child.wait()?;
     if status.code() == Some(124) {
-        bail!(
-            "they took more than {UNIT_TEST_LIMIT} s\n{}\n(all of it: {})",
-            crate::console::tail(path, 5),
-            path.display()
-        );
+        bail!("they took more than {limit} s\n{}\n(all of it: {})", crate::console::tail(path, 5), path.display());
     }
     if !status.success() && failed == 0 {
         bail!("cargo test: {status}\n{}\n(all of it: {})", crate::console::tail(path, 15), path.display());
