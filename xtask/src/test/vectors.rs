@@ -22,6 +22,9 @@ const SMC: u32 = 0xe160_0070;
 /// `PUSH {r0-r3}`, `MOVW r0, #0x8000`, `MOVT r0, #0x8000` (SMCCC_ARCH_WORKAROUND_1), [`SMC`], `POP {r0-r3}`.
 const FIRMWARE: [u32; 5] = [0xe92d_000f, 0xe308_0000, 0xe348_0000, SMC, 0xe8bd_000f];
 
+/// `PUSH {r0, r1}`, `MRS r0, SPSR`, `AND r0, r0, #0x1f`, `CMP r0, #0x1a`, `POP {r0, r1}`: whether Hyp mode took the exception itself.
+const FROM_HYP: [u32; 5] = [0xe92d_0003, 0xe14f_0000, 0xe200_001f, 0xe350_001a, 0xe8bd_0003];
+
 /// The tables: symbol, how the branch predictor is emptied, who handles traps and who interrupts.
 const TABLES: [(&str, Option<u32>, [&str; 2]); 5] = [
     ("hyp_host_vectors", None, ["call", "interrupt_in_hyp"]),
@@ -88,6 +91,9 @@ fn enter(word: impl Fn(u32) -> Option<u32>, address: u32) -> Result<Way> {
     let (mut at, mut sp, mut equal) = (address, 0, false);
     let (mut unsynchronised, mut emptied) = (None, None);
     let mut branched = false;
+    let stands = |wanted: &[u32], at: u32| {
+        (0u32..).step_by(4).zip(wanted).all(|(further, wanted)| word(at.wrapping_add(further)) == Some(*wanted))
+    };
     for _ in 0..40 {
         let instruction = word(at).with_context(|| format!("{at:#x} is not in the image"))?;
         let immediate = instruction & 0xff;
@@ -96,13 +102,14 @@ fn enter(word: impl Fn(u32) -> Option<u32>, address: u32) -> Result<Way> {
             ISB if !branched => emptied = unsynchronised,
             NOP => {}
             first if first == FIRMWARE[0] && !branched => {
-                let mut after = (0u32..).step_by(4).map(|further| word(at.wrapping_add(further)));
-                ensure!(
-                    FIRMWARE.iter().all(|wanted| after.next() == Some(Some(*wanted))),
-                    "{at:#x}: no call to firmware"
-                );
+                ensure!(stands(&FIRMWARE, at), "{at:#x}: no call to firmware");
                 emptied = Some(SMC);
                 at += 4 * FIRMWARE.len() as u32;
+                continue;
+            }
+            first if first == FROM_HYP[0] && branched && stands(&FROM_HYP, at) => {
+                equal = false; // it comes from below
+                at += 4 * FROM_HYP.len() as u32;
                 continue;
             }
             _ => match instruction & 0xffff_ff00 {
@@ -147,6 +154,7 @@ mod tests {
     }
 
     const PUSH: u32 = 0xe92d_0003;
+    const UNDEFINED: u32 = 0xe7f0_00f0;
 
     #[test]
     fn entries_are_told_apart_by_how_far_they_fall() {
@@ -161,13 +169,14 @@ mod tests {
     #[test]
     fn a_call_to_firmware_counts_if_it_is_whole_and_before_a_branch() {
         let [keep, low, high, smc, put_back] = FIRMWARE;
-        // A trap, an interrupt; TST, BEQ 10, ADD.
+        // A trap, an interrupt; TST, BEQ 17, ADD; SPSR's mode, BNE 18.
         let words = |low| {
-            let told_apart = [0xe31d_0004, branch(0x0, 8, 10), 0xe28d_d004, PUSH];
-            [&[0xe24d_d004, NOP, keep, low, high, smc, put_back][..], &told_apart].concat()
+            let entered = [0xe24d_d004, NOP, keep, low, high, smc, put_back];
+            let told_apart = [0xe31d_0004, branch(0x0, 8, 17), 0xe28d_d004];
+            [&entered[..], &told_apart, &FROM_HYP, &[branch(0x1, 15, 18), UNDEFINED, PUSH, PUSH]].concat()
         };
-        assert_eq!(way(&words(low), 0).expect("a way"), Way { emptied: Some(SMC), to: 40, sp: 0 });
-        assert_eq!(way(&words(low), 1).expect("a way"), Way { emptied: Some(SMC), to: 40, sp: 0 });
+        assert_eq!(way(&words(low), 0).expect("a way"), Way { emptied: Some(SMC), to: 72, sp: 0 });
+        assert_eq!(way(&words(low), 1).expect("a way"), Way { emptied: Some(SMC), to: 68, sp: 0 });
         assert!(way(&words(low + 1), 0).is_err());
         assert_eq!(way(&[&[branch(0xe, 0, 1)], &FIRMWARE[..]].concat(), 0).expect("a way").emptied, None);
     }
