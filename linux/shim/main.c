@@ -206,12 +206,17 @@ u32 ws_no_vfp(void)
 	return no_vfp;
 }
 
+int ws_read_only(const char *text, const struct kernel_param *parameter)
+{
+	return -EPERM;
+}
+
 static int get_vfp_switches(char *buffer, const struct kernel_param *parameter)
 {
 	return scnprintf(buffer, PAGE_SIZE, "%u\n", ws_rust_vfp_switches());
 }
 
-static const struct kernel_param_ops vfp_switches_operations = { .get = get_vfp_switches };
+static const struct kernel_param_ops vfp_switches_operations = { .set = ws_read_only, .get = get_vfp_switches };
 
 module_param_cb(vfp_switches, &vfp_switches_operations, NULL, 0444);
 MODULE_PARM_DESC(vfp_switches, "how often guests' first uses of VFP and NEON exchanged the registers (a vCPU's count when its descriptor is closed)");
@@ -242,7 +247,7 @@ static int get_vmid_roll_overs(char *text, const struct kernel_param *parameter)
 	return sprintf(text, "%u\n", ws_rust_vmid_roll_overs());
 }
 
-static const struct kernel_param_ops vmid_roll_overs_operations = { .get = get_vmid_roll_overs };
+static const struct kernel_param_ops vmid_roll_overs_operations = { .set = ws_read_only, .get = get_vmid_roll_overs };
 
 module_param_cb(vmid_roll_overs, &vmid_roll_overs_operations, NULL, 0400);
 MODULE_PARM_DESC(vmid_roll_overs, "how often all VMIDs were used up, and all TLBs flushed to use them again (read only)");

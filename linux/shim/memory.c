@@ -64,7 +64,7 @@ static int get_heap_blocks(char *text, const struct kernel_param *parameter)
 	return sprintf(text, "%d\n", atomic_read(&heap_blocks));
 }
 
-static const struct kernel_param_ops heap_blocks_operations = { .get = get_heap_blocks };
+static const struct kernel_param_ops heap_blocks_operations = { .set = ws_read_only, .get = get_heap_blocks };
 
 module_param_cb(heap_blocks, &heap_blocks_operations, NULL, 0400);
 MODULE_PARM_DESC(heap_blocks, "how many blocks of the kernel's heap the module has (read only; for tests)");

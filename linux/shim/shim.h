@@ -110,6 +110,9 @@ int ws_vm_fd(void *object, void **place);
 int ws_device_register(void);
 void ws_device_unregister(void);
 int ws_vcpu_mmap_page(struct vm_area_struct *area, unsigned long index, void *lowmem);
+/* What sets a parameter that can only be read: at load the kernel calls it whatever the file's mode says. */
+struct kernel_param;
+int ws_read_only(const char *text, const struct kernel_param *parameter);
 void ws_log(u32 level, const char *text, unsigned long length);
 u32 ws_no_vfp(void);
 __noreturn void ws_bug(void);

@@ -70,8 +70,8 @@ pub fn check(mut file: Vec<u8>) -> Result<Vec<u8>, BadTree> {
         return Err(BadTree::Foreign(file));
     };
     match u64::from(size) {
-        expected if expected > found || expected < 40 => Err(BadTree::Truncated { expected, found }),
         size if size > DTB_ROOM => Err(BadTree::TooBig(size)),
+        expected if expected > found || expected < 40 => Err(BadTree::Truncated { expected, found }),
         _ => {
             file.truncate(size as usize);
             Ok(file)

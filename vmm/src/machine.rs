@@ -6,7 +6,7 @@
 //! was named, ends it with all of it in that file, from which [`resume`] goes on.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::guest_memory::GuestRam;
 use crate::kernel_image::KernelImage;
 use crate::kvm::{Gic, Kvm, Vcpu, Vm};
-use crate::layout::{MAX_CPUS, MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
+use crate::layout::{DTB_ROOM, MAX_CPUS, MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
 use crate::saved_machine::{self, BadFile, SavedMachine};
 use crate::serial::{SerialPort, Sink, SpiPulse};
 use crate::terminal::{self, ESCAPES, EscapeParser, Key, RawTerminal};
@@ -143,6 +143,9 @@ struct Surroundings {
 
 impl Surroundings {
     fn take(save: Option<PathBuf>) -> Result<Self, Error> {
+        if let Some(path) = &save {
+            saved_machine::check_target(path)?;
+        }
         vcpu::prepare()?;
         let signals = Signals::take(save.is_some())?;
         let terminal = RawTerminal::take()?;
@@ -180,8 +183,11 @@ impl Boot {
         }
         let dtb = match &configuration.dtb {
             Some(path) => {
-                let file = std::fs::read(path).map_err(Error::file(path))?;
-                Some(device_tree::check(file).map_err(|source| Error::DeviceTree { path: path.clone(), source })?)
+                // One byte more than there is room for is enough to see that it is too large.
+                let mut tree = Vec::new();
+                let file = open_file(path).map_err(Error::file(path))?;
+                file.take(DTB_ROOM + 1).read_to_end(&mut tree).map_err(Error::file(path))?;
+                Some(device_tree::check(tree).map_err(|source| Error::DeviceTree { path: path.clone(), source })?)
             }
             None => None,
         };

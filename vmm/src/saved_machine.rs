@@ -78,10 +78,24 @@ fn read_list<T>(from: &mut impl Read, mut element: impl FnMut(&[u64]) -> T, word
     Ok(list)
 }
 
+/// Whether a machine could be saved to this file, which must not be there yet.
+pub fn check_target(path: &Path) -> Result<(), Error> {
+    File::create_new(path).and_then(|_| std::fs::remove_file(path)).map_err(Error::file(path))
+}
+
 impl SavedMachine {
     /// Writes it and its memory to a file, which must not be there yet.
     pub fn write(&self, path: &Path, ram: &GuestRam) -> Result<(), Error> {
         let file = File::create_new(path).map_err(Error::file(path))?;
+        let written = self.write_to(file, path, ram);
+        if written.is_err() {
+            // Half a machine is none, and would be in the way of the next.
+            let _ = std::fs::remove_file(path);
+        }
+        written
+    }
+
+    fn write_to(&self, file: File, path: &Path, ram: &GuestRam) -> Result<(), Error> {
         let mut file = BufWriter::with_capacity(64 * PAGE, file);
         self.write_words(&mut file).map_err(Error::file(path))?;
         let (mut page, guest) = ([0; PAGE], ram.guest());

@@ -445,6 +445,18 @@ const DEFAULT_HOST: &[Test] = &[
     .failing(1)
     .expecting(&[Says("/tmp/cut"), Lines(1)]),
     Test::of(
+        "wsvm says in one line that a machine could not be saved there",
+        "wsvm run --kernel /guests/first_light.bin --save /nonexistent/machine </dev/null 2>&1",
+    )
+    .failing(1)
+    .expecting(&[Says("/nonexistent/machine"), Lines(1)]),
+    Test::of(
+        "wsvm says in one line that a file without an end is no device tree",
+        "wsvm run --kernel /guests/first_light.bin --dtb /dev/zero </dev/null 2>&1",
+    )
+    .failing(1)
+    .expecting(&[Says("/dev/zero"), Lines(1)]),
+    Test::of(
         "wsvm says in one line that so much memory cannot be",
         "wsvm run --kernel /guests/first_light.bin --mem 8G </dev/null 2>&1",
     )
@@ -536,6 +548,15 @@ const LIFE: &[Test] = &[
     )
     .within(900),
     LOAD_WITHOUT_MEMORY,
+    Test::of(
+        "a parameter that can only be read is refused at load",
+        "rmmod worldswitch || exit 1
+        for parameter in vfp_switches vmid_roll_overs heap_blocks; do
+            ! insmod /lib/worldswitch/worldswitch.ko $parameter=1 || exit 1
+        done
+        insmod /lib/worldswitch/worldswitch.ko",
+    )
+    .expecting(&[Says("Operation not permitted")]),
     Test::of(
         "a Linux guest with four CPUs turns each of them off and on again",
         "guest -c '
