@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
+use nix::errno::Errno;
 use uapi::{Exit, Mmio, core_index, core_reg};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -127,6 +128,10 @@ fn run(vcpu: &mut Vcpu, bus: &Bus) -> Stop {
             }
             Ok(Exit::Other { reason }) => {
                 return died(vcpu, &format!("unknown exit reason {reason} of KVM"));
+            }
+            // KVM's answer to an access that nothing describes (Documentation/virt/kvm/api.rst, KVM_EXIT_ARM_NISV).
+            Err(Error::Kvm { source, .. }) if source.raw_os_error() == Some(Errno::ENOSYS as i32) => {
+                return died(vcpu, "it accessed a device with an instruction that cannot be emulated");
             }
             Err(error) => return Stop::Failed(error),
         }
