@@ -277,14 +277,16 @@ impl Machine {
         let vm = Arc::new(kvm.create_vm(ram.clone())?);
         let vcpus = create_vcpus(&vm, saved.vcpus.len() as u32)?;
         let gic = vm.create_gic()?;
-        gic.set_state(&saved.gic)?;
-        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
-            vcpu.set_state(state)?;
-        }
-        let damaged = || Error::SavedMachine {
-            path: resumption.machine.clone(),
-            source: BadFile::Damaged("its serial ports are not this wsvm's"),
+        let bad = |source| Error::SavedMachine { path: resumption.machine.clone(), source };
+        let refused = |error| match error {
+            Error::Kvm { call, source, .. } => bad(BadFile::Refused { call, source }),
+            other => other,
         };
+        gic.set_state(&saved.gic).map_err(refused)?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
+            vcpu.set_state(state).map_err(refused)?;
+        }
+        let damaged = || bad(BadFile::Damaged("its serial ports are not this wsvm's"));
         Self::start(vm, vcpus, gic, resumption.serial.as_deref(), &saved.ports)?.ok_or_else(damaged)
     }
 

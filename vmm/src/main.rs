@@ -61,7 +61,7 @@ enum Command {
     /// Run a machine until it powers off
     #[command(after_help = STATUSES, after_long_help = format!("{CONSOLE}\n{STATUSES}"))]
     Run(Run),
-    /// Go on with a machine that was saved by SIGUSR1 (see run --save)
+    /// Go on with a machine that was saved by SIGUSR1 (see run --save), on the same kind of core; it ends (status 1) when its guest resets
     #[command(after_help = STATUSES)]
     Resume(Resume),
 }

@@ -47,9 +47,26 @@ pub enum BadFile {
     /// It says what cannot be.
     #[error("damaged: {0}")]
     Damaged(&'static str),
-    /// It cannot be read, or ends too early.
+    /// It ends too early.
+    #[error("it ends too early: it was cut off")]
+    CutOff,
+    /// It cannot be read.
     #[error("{0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
+    /// This host does not take what it says.
+    #[error("it cannot go on here: it was saved on another kind of core, or is damaged ({call}: {source})")]
+    Refused {
+        /// What was refused.
+        call: &'static str,
+        /// How.
+        source: io::Error,
+    },
+}
+
+impl From<io::Error> for BadFile {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof { Self::CutOff } else { Self::Read(error) }
+    }
 }
 
 fn write_word(to: &mut impl Write, word: u64) -> io::Result<()> {
@@ -275,7 +292,7 @@ mod tests {
         let good = words(&machine());
         assert!(matches!(SavedMachine::read(&mut &good[1..]), Err(BadFile::Mark)));
         for cut in 8..good.len() {
-            assert!(matches!(SavedMachine::read(&mut &good[..cut]), Err(BadFile::Read(_))), "{cut} bytes");
+            assert!(matches!(SavedMachine::read(&mut &good[..cut]), Err(BadFile::CutOff)), "{cut} bytes");
         }
         for (word, wrong) in [(1, 0u64), (1, MIN_RAM + 1), (1, u64::MAX), (2, 0), (2, 9), (5, u64::MAX)] {
             let mut bad = good.clone();
@@ -289,6 +306,6 @@ mod tests {
             page.extend([1; PAGE]);
             assert!(matches!(read_memory(&mut &page[..], &ram), Err(BadFile::Damaged(_))), "page {number:#x}");
         }
-        assert!(matches!(read_memory(&mut &[0u8; 100][..], &ram), Err(BadFile::Read(_))));
+        assert!(matches!(read_memory(&mut &[0u8; 100][..], &ram), Err(BadFile::CutOff)));
     }
 }
