@@ -13,7 +13,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::{LOW, Program, SCTLR_MMU_AND_CACHES, SECTION};
-use crate::machine::{CPSR, DEVICE, GICD, Machine, PC, RAM, Vcpu, r, region};
+use crate::machine::{CPSR, DEVICE, GICC, GICD, Machine, PC, RAM, Vcpu, r, region};
 use crate::memory_map::{Memory, PAGE};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     ),
     Case::of("a wait that a signal ends counts as WFI and as no wake-up", waits),
     Case::of("a vCPU polls before it sleeps as the parameters say", polls),
+    Case::of("a vCPU whose waits are short rests in its guest, unless the parameter says that it does not", rests),
     Case::of("0 written to a statistic clears it, anything else is refused (EINVAL)", cleared),
     Case::of("entries, exits, faults, hypercalls, devices and returns are traced", traced),
     Case::of("every event can be watched by itself", each_event),
@@ -234,6 +235,50 @@ fn polls() -> Verdict {
     equal(figure("halt_attempted_poll")?, attempted, "polls when nobody may")?;
     drop((never, always));
     Ok(())
+}
+
+/// A guest that waits for its timer again and again, a quarter of a millisecond each time, and counts.
+fn rests() -> Verdict {
+    const COUNT: usize = 0x800;
+    const ROUND: u32 = 50;
+    if !Path::new("/sys/module/worldswitch/parameters/halt_rest_ns").exists() {
+        return Ok(()); // the original has none, and every WFI exits
+    }
+    let mut program = Program::new();
+    program.set(4, GICD).set(5, GICC).set(6, RAM + COUNT as u32).set(7, 0).set(8, 0).set(9, 1);
+    program.set(1, u32::MAX).str(1, 4, 0x100).str(9, 4, 0); // GICD_ISENABLER0, GICD_CTLR
+    program.set(1, 0xff).str(1, 5, 4).str(9, 5, 0); // GICC_PMR, GICC_CTLR
+    let again = program.label();
+    set_virtual_timer(&mut program, 1 << 14);
+    program.isb().wfi().ldr(0, 5, 0xc).mcr(8, 14, 3, 1).isb().str(0, 5, 0x10); // GICC_IAR; CNTV_CTL; GICC_EOIR
+    program.add(7, 1).str(7, 6, 0).branch(again);
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    let _gic = machine.gic()?;
+    let exits = || figures(&folder(&machine)).map(|all| all.get("wfi_exit_stat").copied().unwrap_or(0));
+    // How many of a round's waits exit.
+    let round = || {
+        let (exited, waited) = (exits()?, machine.ram.read(COUNT));
+        crate::machine::await_that(|| machine.ram.read(COUNT).wrapping_sub(waited) >= ROUND)
+            .succeeds("waiting for the guest's waits")?;
+        Ok::<_, Failure>(exits()? - exited)
+    };
+    let _polls = Parameters::set(&[("halt_poll_ns", 0)])?;
+    let never = Parameters::set(&[("halt_rest_ns", 0)])?;
+    let running = vcpu.start();
+    holds(round()? >= u64::from(ROUND / 2), "waits exit when nobody rests in the guest")?;
+    drop(never);
+    let _always = Parameters::set(&[("halt_rest_ns", u32::MAX)])?;
+    // Not while other threads want the CPU.
+    let mut exited = round()?;
+    for _ in 0..50 {
+        if exited < u64::from(ROUND / 2) {
+            break;
+        }
+        exited = round()?;
+    }
+    running.stop()?;
+    holds(exited < u64::from(ROUND / 2), format_args!("of {ROUND} short waits {exited} exited"))
 }
 
 fn cleared() -> Verdict {

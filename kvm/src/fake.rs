@@ -94,6 +94,8 @@ struct Inner {
     must_stop: AtomicBool,
     halt_polling: StdMutex<HaltPolling>,
     on_poll: StdMutex<Option<Poll>>,
+    halt_rest: AtomicU32,
+    alone: AtomicBool,
     signal_pending: AtomicBool,
     turns: AtomicUsize,
     yields: AtomicUsize,
@@ -154,6 +156,8 @@ impl Host {
             must_stop: AtomicBool::new(false),
             halt_polling: StdMutex::new(HaltPolling { longest: 0, grow: 2, grow_start: 10_000, shrink: 0 }),
             on_poll: StdMutex::default(),
+            halt_rest: AtomicU32::default(),
+            alone: AtomicBool::new(true),
             signal_pending: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
             yields: AtomicUsize::new(0),
@@ -251,6 +255,16 @@ impl Host {
     /// Asks `on_poll` each time that a thread that polls asks whether it may go on: the world's chance to end its wait.
     pub fn on_poll(&self, on_poll: impl FnMut() -> bool + Send + 'static) {
         *open(&self.0.on_poll) = Some(Box::new(on_poll));
+    }
+
+    /// After which wait, at the longest, a vCPU rests in its guest. At first none does.
+    pub fn set_halt_rest(&self, longest: u32) {
+        self.0.halt_rest.store(longest, Ordering::SeqCst);
+    }
+
+    /// Whether other threads want the CPU, although it is not their turn yet. At first none does.
+    pub fn set_alone(&self, alone: bool) {
+        self.0.alone.store(alone, Ordering::SeqCst);
     }
 
     /// Another thread's turn has come, until the next `yield_cpu`.
@@ -625,6 +639,14 @@ impl host::Host for Host {
         // Whoever else wants the CPU may want these.
         may_sleep();
         open(&self.0.on_poll).as_mut().is_none_or(|on_poll| on_poll())
+    }
+
+    fn halt_rest(&self) -> u32 {
+        self.0.halt_rest.load(Ordering::SeqCst)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.alone.load(Ordering::SeqCst)
     }
 
     fn yield_cpu(&self) {

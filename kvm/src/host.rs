@@ -234,6 +234,10 @@ pub trait Host: Cpus + Clone {
     fn halt_polling(&self) -> HaltPolling;
     /// Whether the thread may spin where it could sleep: nobody else wants the CPU.
     fn may_poll(&self) -> bool;
+    /// The longest wait, in nanoseconds, after which a vCPU may rest in its guest. 0: none does.
+    fn halt_rest(&self) -> u32;
+    /// Whether no other thread wants this CPU. Interrupts are off.
+    fn is_alone(&self) -> bool;
     /// Lets other threads run, if it is their turn. May sleep.
     fn yield_cpu(&self);
     /// Writes a vCPU's virtual CPU interface to this CPU's hardware. Interrupts are off.

@@ -15,6 +15,7 @@ pub mod fake;
 pub mod guest_memory;
 pub mod guest_registers;
 pub mod halt_poll;
+pub mod halt_rest;
 pub mod host;
 pub mod hyp_map;
 pub mod inject;

@@ -36,7 +36,7 @@ pub const CPSR: Psr = Psr::in_mode(Mode::Svc).union(Psr::MASKED);
 /// HCR of a vCPU after reset. What is trapped, and why:
 /// - SMC: the host's firmware is not the guest's;
 /// - maintenance by set/way: see [`trap`](crate::cp15::trap);
-/// - WFI and WFE: another vCPU, or the host, can use the CPU;
+/// - WFI and WFE: another vCPU, or the host, can use the CPU (WFI not always: [`halt_rest`](crate::halt_rest));
 /// - ACTLR and implementation defined registers: they are the host's;
 /// - virtual memory registers: until the guest's caches are on.
 ///

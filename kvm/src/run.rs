@@ -218,6 +218,7 @@ impl<H: Host> Run<'_, H> {
         }
         let watched = host.watched();
         self.prepare_answers(watched);
+        self.choose_rest(watched);
         let mut kicks = Kicks::NONE;
         let code = loop {
             self.load_interrupts();

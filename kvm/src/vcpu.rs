@@ -13,6 +13,7 @@
 use crate::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::cp15::Registers;
 use crate::halt_poll::Window;
+use crate::halt_rest::Rest;
 use crate::host::{Host, Lock, OutOfMemory, Waiter, Wake, WakeTimer};
 use crate::mmio::{DevicePage, Instruction};
 use crate::psci::PowerOn;
@@ -214,6 +215,8 @@ pub struct VcpuState<H: Host> {
     pub alarm: Alarm<H>,
     /// For how long it looks for what ends a wait before it sleeps.
     pub halt_poll: Window,
+    /// Whether its guest's WFI is left to the CPU.
+    pub halt_rest: Rest,
     /// Interrupts that the guest has ended and that nobody was told of yet. Noted only where somebody is to be told.
     pub(crate) ended: Queue,
     /// The [`Vm::generation`](crate::vm::Vm::generation) as of which the context says what Hyp mode may answer and where the
@@ -239,6 +242,7 @@ impl<H: Host> VcpuState<H> {
             told_lines: [false; 2],
             alarm: Alarm::new(host, waiter)?,
             halt_poll: Window::default(),
+            halt_rest: Rest::default(),
             ended: Queue::EMPTY,
             answers_as_of: None,
         })

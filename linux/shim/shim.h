@@ -69,9 +69,11 @@ void ws_cpu_events_unregister(void);
 void ws_sigmask_set(const void *sigset);
 void ws_sigmask_restore(void);
 
-/* Called by Rust: halt_poll.c */
+/* Called by Rust: halt.c */
 void ws_halt_poll(u32 *longest, u32 *grow, u32 *grow_start, u32 *shrink);
 u32 ws_may_poll(void);
+u32 ws_halt_rest(void);
+u32 ws_is_alone(void);
 
 /* Called by Rust: interrupts.c */
 int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes);

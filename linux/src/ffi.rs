@@ -64,9 +64,11 @@ unsafe extern "C" {
     pub fn ws_sigmask_set(sigset: *const c_void);
     pub fn ws_sigmask_restore();
 
-    // halt_poll.c
+    // halt.c
     pub fn ws_halt_poll(longest: *mut u32, grow: *mut u32, grow_start: *mut u32, shrink: *mut u32);
     pub safe fn ws_may_poll() -> u32;
+    pub safe fn ws_halt_rest() -> u32;
+    pub safe fn ws_is_alone() -> u32;
 
     // interrupts.c
     pub fn ws_gic_find(

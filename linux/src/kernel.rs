@@ -315,6 +315,14 @@ impl Host for Kernel {
         ffi::ws_may_poll() != 0
     }
 
+    fn halt_rest(&self) -> u32 {
+        ffi::ws_halt_rest()
+    }
+
+    fn is_alone(&self) -> bool {
+        ffi::ws_is_alone() != 0
+    }
+
     fn yield_cpu(&self) {
         ffi::ws_yield();
     }

@@ -4,11 +4,14 @@
 //! First it polls, if that has paid off for the vCPU ([`halt_poll`](crate::halt_poll)): it looks, again and again, with interrupts on
 //! and no lock held between two looks, for as long as its window lasts and nobody else wants the CPU. Whoever changes what it looks
 //! for has nobody to wake. Then it sleeps, with the alarm set to the timer that is due first.
+//!
+//! If the wait was short, the next ones may do without all this: [`halt_rest`](crate::halt_rest).
 
 use super::{Next, Return, Run};
 use crate::host::{Host, Wake};
-use crate::trace::{self, Event, Kind};
+use crate::trace::{self, Event, Kind, Watched};
 use crate::{inject, vtimer};
+use arch::hyp_registers::Hcr;
 use core::cell::Cell;
 
 impl<H: Host> Run<'_, H> {
@@ -68,8 +71,12 @@ impl<H: Host> Run<'_, H> {
         if slept && wake == Wake::Ready {
             statistics.halt_wakeup.count();
         }
+        let now = host.counter();
+        let ns = host.nanoseconds(now.wrapping_sub(start));
+        if wake == Wake::Ready {
+            state.halt_rest.learn(ns, host.halt_rest(), now);
+        }
         if polling.longest != 0 || host.watched().any() {
-            let ns = host.nanoseconds(host.counter().wrapping_sub(start));
             let step = state.halt_poll.learn(ns, &polling);
             let vcpu = *number as u64;
             if let Some(step) = step {
@@ -87,6 +94,22 @@ impl<H: Host> Run<'_, H> {
             Wake::Ready => Next::Enter,
             Wake::Signal => Next::Leave(Return::Interrupted),
         }
+    }
+
+    /// Chooses whether the guest's WFI exits, in the next stay. Interrupts are off.
+    ///
+    /// Without an interrupt controller of ours every one does: its process may want to know. So it does where somebody watches events.
+    #[inline(always)]
+    pub(super) fn choose_rest(&mut self, watched: Watched) {
+        let host = &self.hypervisor.host;
+        let state = &mut *self.state;
+        let rests = state.halt_rest.is_granted(|| host.counter(), |ticks| host.nanoseconds(ticks))
+            && self.with_irqchip
+            && !watched.any()
+            && host.is_alone();
+        let mut hcr = Hcr::from_bits_retain(state.context.control.hcr);
+        hcr.set(Hcr::TWI, !rests);
+        state.context.control.hcr = hcr.bits();
     }
 }
 

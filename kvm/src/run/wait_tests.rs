@@ -188,3 +188,85 @@ fn what_a_window_learns_is_told() {
         [Event::HaltPoll { grow: 1, vcpu: 0, new: 200, old: 100 }, Event::VcpuWakeup { ns: 500, waited: 1, valid: 1 }];
     assert_eq!(told, expected.iter().collect::<Vec<_>>());
 }
+
+/// Whether a WFI would exit in the guest's last stay.
+fn exits(machine: &Machine) -> bool {
+    Hcr::from_bits_retain(machine.states[0].context.control.hcr).contains(Hcr::TWI)
+}
+
+/// The same after a wait of `took` ns.
+fn exits_after(machine: &mut Machine, took: u64) -> bool {
+    let (vm, host) = (machine.vm.clone(), machine.host.clone());
+    vm.set_line(0, 40, false).unwrap();
+    let on_sleep = move || {
+        pass(&host, took);
+        vm.set_line(0, 40, true).unwrap();
+    };
+    assert_eq!(wait(machine, |_| true, on_sleep), [0, 1]);
+    exits(machine)
+}
+
+/// A machine whose vCPU rests in its guest after waits of up to 1000 ns.
+fn resting() -> Machine {
+    let mut machine = Machine::new(1);
+    machine.enable_interrupts();
+    machine.open_interface();
+    machine.host.set_halt_rest(1_000);
+    machine
+}
+
+/// Runs a guest that does nothing. Whether its WFI would exit.
+fn exits_next(machine: &mut Machine) -> bool {
+    machine.script([]);
+    machine.run(0);
+    exits(machine)
+}
+
+#[test]
+fn after_a_short_wait_wfi_does_not_exit_for_a_time() {
+    let mut machine = resting();
+    assert!(exits_next(&mut machine));
+    assert!(exits_after(&mut machine, 1_001));
+    assert!(!exits_after(&mut machine, 1_000));
+    let host = machine.host.clone();
+    pass(&host, 4_000_000);
+    assert!(!exits_next(&mut machine));
+    pass(&host, 1);
+    assert!(exits_next(&mut machine));
+    assert!(!exits_after(&mut machine, 5));
+    assert!(exits_after(&mut machine, 1_001), "a long wait takes it back");
+    machine.host.set_halt_rest(0);
+    assert!(exits_after(&mut machine, 0));
+}
+
+#[test]
+fn wfi_exits_while_somebody_wants_the_cpu_or_watches() {
+    let mut machine = resting();
+    assert!(!exits_after(&mut machine, 5));
+    machine.host.set_alone(false);
+    assert!(exits_next(&mut machine));
+    machine.host.set_alone(true);
+    assert!(!exits_next(&mut machine));
+    machine.host.watch(u32::MAX);
+    assert!(exits_next(&mut machine));
+    machine.host.watch(0);
+    assert!(!exits_next(&mut machine));
+}
+
+#[test]
+fn what_a_signal_ended_is_no_short_wait() {
+    let mut machine = resting();
+    let vm = machine.vm.clone();
+    wait(&mut machine, |_| true, move || vm.vcpu(0).unwrap().waiter().set_signal(true));
+    machine.vm.vcpu(0).unwrap().waiter().set_signal(false);
+    assert!(exits_next(&mut machine));
+}
+
+#[test]
+fn where_the_process_has_the_interrupt_controller_every_wfi_exits() {
+    let mut machine = Machine::bare(1);
+    machine.host.set_halt_rest(1_000);
+    let vm = machine.vm.clone();
+    wait(&mut machine, |_| true, move || assert!(vm.vcpu(0).unwrap().set_line(Hcr::VI, true)));
+    assert!(exits_next(&mut machine));
+}

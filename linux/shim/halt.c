@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Polling before sleep: KVM's parameters for it, and whether the CPU has anything else to do.
+ * What a vCPU does where its guest waits, other than sleep: the parameters (those of polling are KVM's), and whether the CPU has
+ * anything else to do.
  */
 #include <linux/module.h>
 #include <linux/sched.h>
@@ -34,6 +35,21 @@ void ws_halt_poll(u32 *longest, u32 *grow, u32 *grow_start, u32 *shrink)
 	*grow = READ_ONCE(halt_poll_ns_grow);
 	*grow_start = READ_ONCE(halt_poll_ns_grow_start);
 	*shrink = READ_ONCE(halt_poll_ns_shrink);
+}
+
+static unsigned int halt_rest_ns = 500000;
+
+module_param(halt_rest_ns, uint, 0644);
+MODULE_PARM_DESC(halt_rest_ns, "after a wait of at most so many nanoseconds a vCPU's next ones do not exit (default 500000; 0: all do)");
+
+u32 ws_halt_rest(void)
+{
+	return READ_ONCE(halt_rest_ns);
+}
+
+u32 ws_is_alone(void)
+{
+	return single_task_running();
 }
 
 /* single_task_running() looks at the CPU that it happens to run on, and may be wrong if the thread is moved: it then polls a turn longer. */
