@@ -64,6 +64,22 @@ pub enum Error {
         /// The host's answer.
         source: io::Error,
     },
+    /// Huge pages were asked for, but the memory is no whole number of them.
+    #[error("{mib}M is no whole number of huge pages, which have 2M each. Give --mem an even number of MiB")]
+    NoWholeHugePages {
+        /// What was asked for.
+        mib: u64,
+    },
+    /// The host's pool has not as many huge pages.
+    #[error(
+        "cannot take {count} huge pages of 2M for the guest: {source}. Fill the host's pool, as root: echo {count} >/proc/sys/vm/nr_hugepages (a kernel without LPAE has none)"
+    )]
+    HugePages {
+        /// How many.
+        count: usize,
+        /// The host's answer.
+        source: io::Error,
+    },
     /// Guest memory could not be filled.
     #[error("cannot fill guest memory: {0}")]
     FillMemory(#[from] vm_memory::GuestMemoryError),

@@ -2,7 +2,8 @@
 //! The guest's RAM as the process has it: anonymous memory, aligned so that huge pages can back it.
 //!
 //! A huge page can serve the guest only where guest physical and host virtual address agree modulo its size, 2 MiB. So more is
-//! reserved than needed, the ends that do not fit are given back, and the rest is advised for huge pages.
+//! reserved than needed, the ends that do not fit are given back, and the rest is advised for huge pages. Or it is huge pages for
+//! certain, of the pool that the host keeps for those who ask (hugetlbpage.rst of the kernel's documentation).
 //! `vm-memory` wraps the mapping: the guest changes it at any time, so it is never a Rust reference.
 
 use std::fs::File;
@@ -17,6 +18,15 @@ use crate::error::Error;
 
 const HUGE_PAGE: usize = 2 << 20;
 
+/// What the guest's RAM is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// What the host finds: huge pages where it has them.
+    Any,
+    /// Huge pages of the host's pool.
+    HugePages,
+}
+
 /// The guest's RAM, mapped for as long as this lives.
 pub struct GuestRam {
     // First, so that it is dropped before the mapping it looks into.
@@ -29,6 +39,7 @@ pub struct GuestRam {
 struct Mapping {
     start: NonNull<libc::c_void>,
     size: usize,
+    backing: Backing,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread; nothing here dereferences `start`.
@@ -61,17 +72,42 @@ impl Mapping {
         }
         // SAFETY: `skip` is less than the length of the reservation.
         let start = unsafe { reservation.byte_add(skip) };
-        Ok(Self { start, size })
+        Ok(Self { start, size, backing: Backing::Any })
+    }
+
+    /// The same of huge pages, all of them reserved. `size` and `guest_base` are multiples of 2 MiB.
+    fn of_huge_pages(size: usize, guest_base: u64) -> nix::Result<Self> {
+        let mut mapping = Self::congruent(size, guest_base)?;
+        mapping.backing = Backing::HugePages;
+        mapping.take_huge_pages()?;
+        Ok(mapping)
+    }
+
+    /// Puts fresh huge pages where the mapping is. They read as zeros.
+    fn take_huge_pages(&self) -> nix::Result<()> {
+        let (address, size) = (self.start.as_ptr() as usize, self.size);
+        let (Ok(address), Ok(size)) = (address.try_into(), size.try_into()) else {
+            return Err(nix::errno::Errno::EINVAL);
+        };
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_FIXED;
+        // SAFETY: in place of our own mapping, all of it, which no Rust reference looks into (see the module's head).
+        unsafe { mmap_anonymous(Some(address), size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
+        Ok(())
     }
 }
 
 impl GuestRam {
-    /// Maps RAM for the guest physical addresses `guest`.
-    pub fn map(guest: Range<u64>) -> Result<Self, Error> {
+    /// Maps RAM for the guest physical addresses `guest`, which begin at a multiple of 2 MiB if it is of huge pages.
+    pub fn map(guest: Range<u64>, backing: Backing) -> Result<Self, Error> {
         let mib = (guest.end - guest.start) >> 20;
         let failed = |source: io::Error| Error::MapMemory { mib, source };
         let size = usize::try_from(guest.end - guest.start).map_err(|_| Error::TooMuchMemory { mib })?;
-        let mapping = Mapping::congruent(size, guest.start).map_err(|errno| failed(errno.into()))?;
+        let mapping = match backing {
+            Backing::Any => Mapping::congruent(size, guest.start).map_err(|errno| failed(errno.into()))?,
+            Backing::HugePages if size % HUGE_PAGE != 0 => return Err(Error::NoWholeHugePages { mib }),
+            Backing::HugePages => Mapping::of_huge_pages(size, guest.start)
+                .map_err(|errno| Error::HugePages { count: size / HUGE_PAGE, source: errno.into() })?,
+        };
         // SAFETY: the mapping is ours, and the advice changes how it is backed, not what it holds. A kernel without huge pages
         // refuses the advice; nothing depends on it.
         let _ = unsafe { madvise(mapping.start, mapping.size, MmapAdvise::MADV_HUGEPAGE) };
@@ -97,8 +133,12 @@ impl GuestRam {
 
     /// Makes every byte zero again by giving the memory back to the host.
     pub fn clear(&self) -> Result<(), Error> {
-        // SAFETY: discarding private anonymous memory makes it read as zeros. No Rust reference looks into it (see the module's head).
-        let done = unsafe { madvise(self.mapping.start, self.mapping.size, MmapAdvise::MADV_DONTNEED) };
+        let done = match self.mapping.backing {
+            // SAFETY: discarding private anonymous memory makes it read as zeros. No Rust reference looks into it (see the module's head).
+            Backing::Any => unsafe { madvise(self.mapping.start, self.mapping.size, MmapAdvise::MADV_DONTNEED) },
+            // Before Linux 5.18 their contents could not be given back otherwise.
+            Backing::HugePages => self.mapping.take_huge_pages(),
+        };
         done.map_err(|errno| Error::host("cannot clear guest memory")(errno.into()))
     }
 
@@ -128,7 +168,7 @@ mod tests {
     #[test]
     fn addresses_agree_modulo_two_mib() {
         for base in [0x8000_0000, 0x8000_3000, 0x801f_f000] {
-            let ram = GuestRam::map(base..base + 0x40_0000).unwrap();
+            let ram = GuestRam::map(base..base + 0x40_0000, Backing::Any).unwrap();
             assert_eq!(ram.host_address() % HUGE_PAGE as u64, base % HUGE_PAGE as u64);
             ram.write(&[1], base).unwrap();
             ram.write(&[2], base + 0x3f_ffff).unwrap();
@@ -138,7 +178,7 @@ mod tests {
 
     #[test]
     fn files_go_in_and_clearing_forgets_them() {
-        let ram = GuestRam::map(0x8000_0000..0x8040_0000).unwrap();
+        let ram = GuestRam::map(0x8000_0000..0x8040_0000, Backing::Any).unwrap();
         let mut file = TempFile::new().unwrap().into_file();
         file.write_all(b"kernel").unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();

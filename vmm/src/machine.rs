@@ -23,7 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::Bus;
 use crate::device_tree::{self, MachineDescription};
 use crate::error::Error;
-use crate::guest_memory::GuestRam;
+use crate::guest_memory::{Backing, GuestRam};
 use crate::kernel_image::KernelImage;
 use crate::kvm::{Gic, Kvm, Vcpu, Vm};
 use crate::layout::{DTB_ROOM, MAX_CPUS, MAX_RAM, MIN_RAM, Placement, RAM_BASE, UART0, UART0_SPI, UART1, UART1_SPI};
@@ -43,6 +43,8 @@ pub struct Configuration {
     pub command_line: String,
     /// RAM in bytes.
     pub memory: u64,
+    /// What it is made of.
+    pub backing: Backing,
     /// How many vCPUs.
     pub cpus: u32,
     /// A device tree to use instead of wsvm's.
@@ -60,6 +62,8 @@ pub struct Configuration {
 pub struct Resumption {
     /// The saved machine.
     pub machine: PathBuf,
+    /// What its memory is made of now.
+    pub backing: Backing,
     /// Where the second serial port's output goes.
     pub serial: Option<PathBuf>,
     /// Where to save it again when SIGUSR1 comes.
@@ -109,7 +113,7 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
     if configuration.cpus > most {
         return Err(Error::TooManyCpus { asked: configuration.cpus, most });
     }
-    let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + memory)?);
+    let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + memory, configuration.backing)?);
     let around = Surroundings::take(configuration.save.clone())?;
     loop {
         let machine = Machine::build(configuration, &mut boot, &kvm, &ram)?;
@@ -127,7 +131,7 @@ pub fn resume(resumption: &Resumption) -> Result<End, Error> {
     let mut file = saved_machine::open(path)?;
     let saved = SavedMachine::read(&mut file).map_err(bad)?;
     let kvm = Kvm::open()?;
-    let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + saved.memory)?);
+    let ram = Arc::new(GuestRam::map(RAM_BASE..RAM_BASE + saved.memory, resumption.backing)?);
     saved_machine::read_memory(&mut file, &ram).map_err(bad)?;
     let around = Surroundings::take(resumption.save.clone())?;
     let machine = Machine::restore(&saved, resumption, &kvm, &ram)?;

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::Error;
+use crate::guest_memory::Backing;
 use crate::layout::{MAX_CPUS, MIN_RAM};
 use crate::machine::{Configuration, End, Resumption};
 
@@ -77,9 +78,12 @@ struct Run {
     /// The kernel's command line (repeatable: the texts are joined by spaces)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "dtb")]
     append: Vec<String>,
-    /// Memory: MiB, or with a suffix K, M or G
+    /// Memory: MiB, or with a suffix K, M or G; at least 16M
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
     mem: u64,
+    /// Take the memory from the host's pool of huge pages (root sets its size: /proc/sys/vm/nr_hugepages), all of it at once
+    #[arg(long)]
+    huge_pages: bool,
     /// How many CPUs: 1 to 8
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_CPUS))]
     cpus: u32,
@@ -101,6 +105,9 @@ struct Run {
 struct Resume {
     /// The saved machine
     machine: PathBuf,
+    /// Take the memory from the host's pool of huge pages (see run --huge-pages)
+    #[arg(long)]
+    huge_pages: bool,
     /// Append the output of the second serial port, ttyS1, to this file
     #[arg(long, value_name = "FILE")]
     serial: Option<PathBuf>,
@@ -135,16 +142,24 @@ fn carry_out(command: Command) -> Result<End, Error> {
             initrd: run.initrd,
             command_line: run.append.join(" "),
             memory: run.mem,
+            backing: backing(run.huge_pages),
             cpus: run.cpus,
             dtb: run.dtb,
             serial: run.serial,
             dump_dtb: run.dump_dtb,
             save: run.save,
         }),
-        Command::Resume(resume) => {
-            machine::resume(&Resumption { machine: resume.machine, serial: resume.serial, save: resume.save })
-        }
+        Command::Resume(resume) => machine::resume(&Resumption {
+            machine: resume.machine,
+            backing: backing(resume.huge_pages),
+            serial: resume.serial,
+            save: resume.save,
+        }),
     }
+}
+
+fn backing(huge_pages: bool) -> Backing {
+    if huge_pages { Backing::HugePages } else { Backing::Any }
 }
 
 fn main() -> ExitCode {

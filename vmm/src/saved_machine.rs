@@ -245,6 +245,7 @@ fn read_port(file: &mut impl Read) -> Result<SerialState, BadFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest_memory::Backing;
     use vmm_sys_util::tempdir::TempDir;
 
     fn machine() -> SavedMachine {
@@ -267,7 +268,10 @@ mod tests {
     #[test]
     fn a_machine_comes_back_with_its_memory() {
         let base = crate::layout::RAM_BASE;
-        let (ram, other) = (GuestRam::map(base..base + MIN_RAM).unwrap(), GuestRam::map(base..base + MIN_RAM).unwrap());
+        let (ram, other) = (
+            GuestRam::map(base..base + MIN_RAM, Backing::Any).unwrap(),
+            GuestRam::map(base..base + MIN_RAM, Backing::Any).unwrap(),
+        );
         ram.write(b"first", base).unwrap();
         ram.write(b"last", base + MIN_RAM - 4).unwrap();
         let directory = TempDir::new().unwrap();
@@ -300,7 +304,7 @@ mod tests {
             assert!(matches!(SavedMachine::read(&mut &bad[..]), Err(BadFile::Damaged(_))), "word {word}: {wrong:#x}");
         }
         let base = crate::layout::RAM_BASE;
-        let ram = GuestRam::map(base..base + MIN_RAM).unwrap();
+        let ram = GuestRam::map(base..base + MIN_RAM, Backing::Any).unwrap();
         for number in [MIN_RAM / 4096, u64::MAX / 4096, u64::MAX - 1] {
             let mut page = number.to_le_bytes().to_vec();
             page.extend([1; PAGE]);

@@ -25,6 +25,8 @@ pub const NOT_RUN: u8 = 125;
 
 const GUEST: &str = include_str!("../initramfs/guest");
 const BARE: &str = include_str!("../initramfs/bare");
+/// The bare-metal guest that is ended from without.
+const ENDLESS: &str = "restart";
 
 /// What kind of host.
 #[derive(Args, Clone, Debug)]
@@ -156,7 +158,7 @@ impl Host {
     /// The names of the bare-metal guests in `/guests` that are tests.
     pub fn bare_guests(&self) -> impl Iterator<Item = &str> {
         let guests = self.products.iter().flat_map(|products| &products.guests);
-        guests.map(|(name, _)| &**name).filter(|name| !name.starts_with(bench::GUESTS))
+        guests.map(|(name, _)| &**name).filter(|name| !name.starts_with(bench::GUESTS) && *name != ENDLESS)
     }
 
     /// The version of its QEMU.

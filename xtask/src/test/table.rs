@@ -337,9 +337,35 @@ const SAVED_BARE: Test = Test::of(
 )
 .expecting(&[Report]);
 
+/// Early: the host's memory is in whole pieces.
+const RESTARTS: Test = Test::of(
+    "a guest restarts with its memory as new, which wsvm may take from the host's pool of huge pages",
+    "restarts() {
+        wsvm run --kernel /guests/restart.bin --mem 64M $1 </dev/null >/tmp/restarts 2>&1 &
+        until [ $(grep -c begun /tmp/restarts) -ge 3 ]; do
+            kill -0 $! || exit 1
+            sleep 0.1
+        done
+        awk '/HugePages_Free/ { left += $2 } /HugePages_Rsvd/ { left -= $2 } END { print left \" left\" }' /proc/meminfo
+        kill $!
+        wait $!
+        [ $? = 143 ] || exit 1
+        grep -v begun /tmp/restarts
+    }
+    pool=/proc/sys/vm/nr_hugepages
+    restarts
+    wsvm run --kernel /guests/restart.bin --mem 64M --huge-pages </dev/null 2>&1 && exit 1
+    echo 40 >$pool
+    restarts --huge-pages
+    wsvm run --kernel /guests/restart.bin --mem 65M --huge-pages </dev/null 2>&1 && exit 1
+    echo 0 >$pool",
+)
+.expecting(&[Says("0 left"), Says("8 left"), Says("echo 32 >/proc/sys/vm/nr_hugepages"), Says("65M"), Lines(4)]);
+
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
     CHECK_VMIDS,
+    RESTARTS,
     SAVED_LINUX,
     SAVED_BARE,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
