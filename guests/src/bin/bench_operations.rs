@@ -224,21 +224,23 @@ fn wait(count: u32, ticks: u32) -> Went {
             "mcr p15, 0, {enable}, c14, c3, 1", // CNTV_CTL
             "isb",
             "dsb",
+            "3:",
             "wfi",
             "ldr {seen}, [{interface}, #0xc]", // GICC_IAR
+            "cmp {seen}, {spurious}", // WFI may end for an interrupt of the host's
+            "beq 3b",
             "cmp {seen}, #27",
             "addne {misses}, {misses}, #1",
             "mcr p15, 0, {disable}, c14, c3, 1",
             "isb",
             "str {seen}, [{interface}, #0x10]", // GICC_EOIR
             "nop",
-            "nop",
-            "nop",
         ]
         ticks = in(reg) ticks,
         enable = in(reg) timer::ENABLE,
         disable = in(reg) 0,
         interface = in(reg) gic::CPU_INTERFACE,
+        spurious = in(reg) gic::SPURIOUS,
         seen = out(reg) _,
         misses = inout(reg) misses,
     );

@@ -71,10 +71,11 @@ const HOSTS: [Measuring; 3] = [
         script: "\
 shortcuts=/sys/module/worldswitch/parameters/hyp_answers
 poll=/sys/module/worldswitch/parameters/halt_poll_ns
+rest=/sys/module/worldswitch/parameters/halt_rest_ns
 huge=/sys/kernel/mm/transparent_hugepage/enabled
 measure() {
     echo \"run $1\"
-    wsvm run --kernel /guests/$2.bin --mem 256M --cpus $3 </dev/null || exit 1
+    wsvm run --kernel /guests/$2.bin --mem 256M --cpus $3 $4 </dev/null || exit 1
 }
 polls=$(cat $poll)
 echo 0 >$poll
@@ -82,7 +83,10 @@ if [ -e $shortcuts ]; then
     measure shortcuts bench_operations 1
     echo 0 >$shortcuts
 fi
+rests=$(cat $rest)
+echo 0 >$rest
 measure kernel bench_operations 1
+echo $rests >$rest
 [ ! -e $shortcuts ] || echo 1 >$shortcuts
 measure one-cpu bench_pingpong 2
 echo $polls >$poll
@@ -92,6 +96,11 @@ echo 0 >$poll
 [ ! -e $huge ] || echo never >$huge
 measure small-pages bench_memory 1
 [ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory 1; }
+pool=/proc/sys/vm/nr_hugepages
+if [ -e $pool ]; then
+    echo 128 >$pool
+    measure reserved-huge-pages bench_memory 1 --huge-pages
+fi
 ",
     },
     // The second CPU comes when the kernel is up: where both are to meet while it boots (stop_machine) they spin, and QEMU gives each
@@ -119,6 +128,11 @@ polls=$(cat $poll)
 echo 0 >$poll
 measure spinning bench_sgi
 measure two-cpus bench_pingpong
+rest=/sys/module/worldswitch/parameters/halt_rest_ns
+rests=$(cat $rest)
+echo 0 >$rest
+measure two-cpus-asleep bench_pingpong
+echo $rests >$rest
 echo $polls >$poll
 measure two-cpus-polling bench_pingpong
 ",

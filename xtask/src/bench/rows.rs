@@ -15,7 +15,7 @@ use super::trace::{Count, Trips};
 pub enum Run {
     /// Single operations; what needs nothing from the host kernel is answered in Hyp mode.
     Shortcuts,
-    /// Single operations, all answered by the host kernel.
+    /// Single operations, all answered by the host kernel, where the thread sleeps in each wait (`halt_rest_ns` is 0).
     Kernel,
     /// First accesses to memory, the host without huge pages.
     SmallPages,
@@ -23,6 +23,8 @@ pub enum Run {
     HugePages,
     /// The same, all of the host's memory being mapped by its kernel at all times.
     HugePagesInLowmem,
+    /// The same, of huge pages that the host has reserved.
+    ReservedHugePages,
     /// Single operations, with polling as it is by default.
     Polling,
     /// Two vCPUs on one CPU.
@@ -31,7 +33,9 @@ pub enum Run {
     OneCpuPolling,
     /// Two vCPUs on a CPU each.
     TwoCpus,
-    /// The same with polling as it is by default.
+    /// The same, and the threads sleep in each wait.
+    TwoCpusAsleep,
+    /// The same with polling, and rest in the guest, as it is by default.
     TwoCpusPolling,
     /// Two vCPUs on a CPU each, one of which spins.
     Spinning,
@@ -41,16 +45,18 @@ pub enum Run {
 const OPERATIONS: &[Run] = &[Run::Shortcuts, Run::Kernel];
 
 /// All runs, by the name that the host's script prints before each.
-pub const RUNS: [(&str, Run); 11] = [
+pub const RUNS: [(&str, Run); 13] = [
     ("shortcuts", Run::Shortcuts),
     ("kernel", Run::Kernel),
     ("small-pages", Run::SmallPages),
     ("huge-pages", Run::HugePages),
+    ("reserved-huge-pages", Run::ReservedHugePages),
     ("huge-pages-in-lowmem", Run::HugePagesInLowmem),
     ("polling", Run::Polling),
     ("one-cpu", Run::OneCpu),
     ("one-cpu-polling", Run::OneCpuPolling),
     ("two-cpus", Run::TwoCpus),
+    ("two-cpus-asleep", Run::TwoCpusAsleep),
     ("two-cpus-polling", Run::TwoCpusPolling),
     ("spinning", Run::Spinning),
 ];
@@ -72,8 +78,8 @@ enum Figure {
     Operation(&'static str),
     /// How much more one turn of the first loop costs than one of the second.
     Above(Run, &'static str, &'static str),
-    /// The way into a wait and out of it.
-    Wait,
+    /// The way into a wait and out of it, in the first of these runs that was made.
+    Wait(&'static [Run]),
     /// How late the wake-up from a wait is, in the first of these runs that was made.
     Late(&'static [Run]),
     /// Hyp mode's part of a trip.
@@ -120,15 +126,18 @@ pub const ROWS: &[Row] = &[
     row("gicd_isenabler_read", "GICD_ISENABLER read", Some(1424), Some(500), Figure::Operation("gicd_isenabler_read")),
     row("gicd_isenabler_write", "GICD_ISENABLER write", Some(1424), Some(500), Figure::Operation("gicd_isenabler_write")),
     row("uart", "UART register read (MMIO answered by the process)", Some(2711), Some(1900), Figure::Operation("uart")),
-    row("vfp_process", "one VFP instruction after a UART read, more", Some(76), Some(110), Figure::Above(Run::Kernel, "uart_vfp", "uart")),
+    row("vfp_process", "one VFP instruction after a UART read, more", None, None, Figure::Above(Run::Kernel, "uart_vfp", "uart")),
     row("unassigned", "unassigned MMIO read", Some(2484), None, Figure::Operation("unassigned")),
     row("sgi_self", "SGI to itself, with acknowledge and end", Some(2159), Some(900), Figure::Operation("sgi_self")),
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
-    row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait),
+    row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait(OPERATIONS)),
     row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late(OPERATIONS)),
+    row("wait_asleep", "WFI until the virtual timer, the thread asleep", Some(9635), Some(9635), Figure::Wait(&[Run::Kernel])),
+    row("wait_asleep_late", "of that, from the timer's time on", Some(5500), None, Figure::Late(&[Run::Kernel])),
     row("wait_late_polling", "the same with polling", Some(1700), Some(1700), Figure::Late(&[Run::Polling])),
     row("sgi_other", "SGI to a vCPU spinning on another CPU", Some(3686), Some(2500), Figure::Turn(Run::Spinning, "sgi")),
     row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
+    row("pingpong_two_asleep", "the same, both threads asleep", Some(15655), None, Figure::Turn(Run::TwoCpusAsleep, "pingpong")),
     row("pingpong_two_polling", "the same with polling", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusPolling, "pingpong")),
     row("pingpong_one", "WFI ping-pong on one CPU", Some(12553), Some(12553), Figure::Turn(Run::OneCpu, "pingpong")),
     row("pingpong_one_polling", "the same with polling", Some(12553), Some(12553), Figure::Turn(Run::OneCpuPolling, "pingpong")),
@@ -137,6 +146,7 @@ pub const ROWS: &[Row] = &[
     row("fresh_4mib", "4 MiB of fresh pages written, a page, above native", Some(4403), None, Figure::Turn(Run::SmallPages, "fresh_4mib")),
     row("fresh_4mib_huge", "the same, the host with huge pages", Some(4403), Some(1500), Figure::Turn(Run::HugePages, "fresh_4mib")),
     row("fresh_4mib_huge_lowmem", "the same, the host with 640 MiB, none of it highmem", Some(4403), Some(1500), Figure::Turn(Run::HugePagesInLowmem, "fresh_4mib")),
+    row("fresh_4mib_reserved", "the same, the host with huge pages reserved for it", Some(4403), Some(1500), Figure::Turn(Run::ReservedHugePages, "fresh_4mib")),
     row("hyp_part", "Hyp part of one exit to the host kernel and back", Some(582), Some(330), Figure::Hyp(Trips::through_the_kernel, |trip| trip.all)),
     row("hyp_part_cp15", "coprocessor moves in it", Some(130), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.coprocessor)),
     row("hyp_part_banked", "banked-register moves in it", Some(90), None, Figure::Hyp(Trips::through_the_kernel, |trip| trip.banked)),
@@ -164,8 +174,8 @@ impl Row {
                 let Some(samples) = runs.samples.get(&run) else { return Ok(None) };
                 Ok(Some((samples.turn(more)? - samples.turn(less)?, None)))
             }
-            Figure::Wait => {
-                let Some(samples) = operations() else { return Ok(None) };
+            Figure::Wait(of) => {
+                let Some(samples) = first(of) else { return Ok(None) };
                 let late = samples.late("wait", REST_TICKS)?;
                 Ok(Some((samples.way_in_and_out("wait_search", SEARCH_TURNS, late)?, samples.own("wait"))))
             }
