@@ -219,6 +219,11 @@ impl RunPage {
         self.immediate_exit().store(1, Ordering::SeqCst);
     }
 
+    /// Takes [`Self::exit_immediately`] back.
+    pub fn may_run(&self) {
+        self.immediate_exit().store(0, Ordering::SeqCst);
+    }
+
     /// Whether [`Self::exit_immediately`] was called.
     pub fn asked_to_exit(&self) -> bool {
         self.immediate_exit().load(Ordering::SeqCst) != 0

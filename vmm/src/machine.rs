@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -102,6 +102,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine to its end.
 pub fn run(configuration: &Configuration) -> Result<End, Error> {
+    if configuration.save.is_some() {
+        hold_save()?;
+    }
     let memory = configuration.memory;
     if memory > MAX_RAM {
         return Err(Error::TooMuchMemory { mib: memory >> 20 });
@@ -126,6 +129,9 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
 
 /// Goes on with a saved machine, to its end.
 pub fn resume(resumption: &Resumption) -> Result<End, Error> {
+    if resumption.save.is_some() {
+        hold_save()?;
+    }
     let path = &resumption.machine;
     let bad = |source| Error::SavedMachine { path: path.clone(), source };
     let mut file = saved_machine::open(path)?;
@@ -214,6 +220,11 @@ impl Boot {
     }
 }
 
+/// Has the signal that saves wait until there is a machine, instead of ending the process.
+fn hold_save() -> Result<(), Error> {
+    SigSet::from(SAVE).thread_block().map_err(|errno| Error::host("cannot handle signals")(errno.into()))
+}
+
 /// Signals that end the machine in order.
 struct Signals(SignalFd);
 
@@ -244,6 +255,9 @@ struct Machine {
     wake: Arc<EventFd>,
     console: Arc<SerialPort>,
     ports: [Arc<SerialPort>; 2],
+    bus: Arc<Bus>,
+    /// Where vCPUs say that they have stopped.
+    stop: Sender<Stop>,
     gic: Gic,
     // Kept until the vCPUs have stopped.
     _vm: Arc<Vm>,
@@ -320,41 +334,47 @@ impl Machine {
         let bus = Arc::new(bus);
 
         let (stop, stopped) = mpsc::channel();
-        let mut machine =
-            Self { vcpus: Vec::new(), stopped, wake, console: console.clone(), ports: [console, second], gic, _vm: vm };
+        let (ports, vcpu_threads) = ([console.clone(), second], Vec::new());
+        let mut machine = Self { vcpus: vcpu_threads, stopped, wake, console, ports, bus, stop, gic, _vm: vm };
+        machine.start_vcpus(vcpus)?;
+        Ok(Some(machine))
+    }
+
+    /// Starts vCPUs: all, or none if it fails.
+    fn start_vcpus(&mut self, vcpus: Vec<Vcpu>) -> Result<(), Error> {
         for vcpu in vcpus {
-            match VcpuThread::start(vcpu, bus.clone(), stop.clone(), machine.wake.clone()) {
-                Ok(thread) => machine.vcpus.push(thread),
+            match VcpuThread::start(vcpu, self.bus.clone(), self.stop.clone(), self.wake.clone()) {
+                Ok(thread) => self.vcpus.push(thread),
                 Err(error) => {
-                    machine.stop();
+                    self.stop();
                     return Err(error);
                 }
             }
         }
-        Ok(Some(machine))
+        Ok(())
     }
 
     /// Waits for its end. `None`: it asks to be started again.
     fn wait(mut self, around: &Surroundings, ram: &GuestRam) -> Result<Option<End>, Error> {
-        let end = self.attend(&around.signals, around.terminal.is_some());
-        let count = self.vcpus.len();
-        let vcpus = self.stop();
-        let mut end = end?;
-        if end == Some(End::Signal(SAVE as i32))
-            && let Some(path) = &around.save
-        {
+        let end = loop {
+            let end = self.attend(&around.signals, around.terminal.is_some());
+            let count = self.vcpus.len();
+            let vcpus = self.stop();
+            let end = end?;
+            let Some(path) = around.save.as_ref().filter(|_| end == Some(End::Signal(SAVE as i32))) else { break end };
             // It may have come to its end by itself meanwhile.
-            end = match self.stopped.try_iter().find(|stop| !matches!(stop, Stop::Asked)) {
-                Some(stop) => stop.end()?,
-                None if vcpus.len() < count => {
-                    return Err(Error::host("cannot save: a vCPU does not stop")(io::ErrorKind::TimedOut.into()));
-                }
-                None => {
-                    self.save(&vcpus, ram)?.write(path, ram)?;
-                    Some(End::Saved)
-                }
-            };
-        }
+            if let Some(stop) = self.stopped.try_iter().find(|stop| !matches!(stop, Stop::Asked)) {
+                break stop.end()?;
+            }
+            if vcpus.len() < count {
+                return Err(Error::host("cannot save: a vCPU does not stop")(io::ErrorKind::TimedOut.into()));
+            }
+            match self.save(&vcpus, ram).and_then(|saved| saved.write(path, ram)) {
+                Ok(()) => break Some(End::Saved),
+                Err(error) => eprintln!("wsvm: the machine was not saved, and goes on: {error}"),
+            }
+            self.start_vcpus(vcpus)?;
+        };
         for (port, name) in self.ports.iter().zip(["ttyS0", "ttyS1"]) {
             if let Some(source) = port.take_loss() {
                 return Err(Error::LostOutput { port: name, source });

@@ -96,7 +96,7 @@ struct Run {
     /// Write the device tree that the guest gets to this file
     #[arg(long, value_name = "FILE")]
     dump_dtb: Option<PathBuf>,
-    /// On SIGUSR1, save the machine to this file, which is not there yet, and end (status 0): wsvm resume goes on with it. A machine that cannot be written then (no space) is lost
+    /// On SIGUSR1, save the machine to this file, which is not there yet, and end (status 0): wsvm resume goes on with it. A machine that cannot be written then (no space) goes on
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
 }

@@ -61,6 +61,7 @@ impl VcpuThread {
     /// Starts a thread that runs `vcpu` until something stops it; then sends why, and signals `wake`.
     pub fn start(mut vcpu: Vcpu, bus: Arc<Bus>, stopped: Sender<Stop>, wake: Arc<EventFd>) -> Result<Self, Error> {
         let page = vcpu.page();
+        page.may_run();
         let thread = thread::Builder::new().name(format!("vcpu{}", vcpu.id())).spawn(move || {
             let stop = run(&mut vcpu, &bus);
             // The receiver is gone only if the machine has ended already.

@@ -362,12 +362,30 @@ const RESTARTS: Test = Test::of(
 )
 .expecting(&[Says("0 left"), Says("8 left"), Says("echo 32 >/proc/sys/vm/nr_hugepages"), Says("65M"), Lines(4)]);
 
+const NOT_SAVED: Test = Test::of(
+    "a guest that cannot be saved, for there is no space, goes on",
+    "cd /tmp && mkdir -p full && mount -t tmpfs -o size=8k full full || exit 1
+    wsvm run --kernel /guests/patterns.bin --mem 64M --append rounds=3 --save full/machine </dev/null >report 2>errors &
+    until [ -s report ]; do sleep 0.1; done
+    for again in 1 2; do
+        kill -USR1 $! || exit 1
+        until [ $(grep -c 'goes on' errors) = $again ]; do sleep 0.1; done
+    done
+    wait $! || exit 1
+    cat errors
+    find full -type f
+    umount full
+    tr -d '\\r' <report",
+)
+.expecting(&[Says("full/machine: No space left"), Lacks("full/machine\n"), Report]);
+
 const DEFAULT_HOST: &[Test] = &[
     LOADED,
     CHECK_VMIDS,
     RESTARTS,
     SAVED_LINUX,
     SAVED_BARE,
+    NOT_SAVED,
     Test::of("loading it twice is refused", "insmod /lib/worldswitch/worldswitch.ko")
         .failing(EEXIST)
         .expecting(&[Says("File exists")]),
