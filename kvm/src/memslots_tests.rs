@@ -40,7 +40,8 @@ fn requests_are_judged_as_kvm_did() {
     invalid(&mut slots, Region { memory_size: 4095, ..other });
     invalid(&mut slots, Region { guest_phys_addr: 0x8000_0800, ..other });
     invalid(&mut slots, Region { userspace_addr: 0x2000_0001, ..other });
-    invalid(&mut slots, Region { userspace_addr: u64::from(USER_END.get()) - 4096, ..other });
+    let last_address = u64::from(USER_END.get()) - MIB;
+    invalid(&mut slots, Region { userspace_addr: last_address + 4096, ..other });
     invalid(&mut slots, Region { userspace_addr: 0xc000_0000, ..other });
     invalid(&mut slots, Region { memory_size: 1 << 32, ..other });
     invalid(&mut slots, Region { memory_size: 1 << 43, ..other });
@@ -62,6 +63,9 @@ fn requests_are_judged_as_kvm_did() {
         refused(&mut slots, SlotError::BeyondIpa, Region { guest_phys_addr: ipa, ..other });
     }
     let last = Region { guest_phys_addr: (1 << 40) - MIB - 4096, ..other };
+    assert_eq!(set(&mut slots, last), Ok(Change::Create));
+    assert_eq!(set(&mut slots, Region { memory_size: 0, ..last }), Ok(Change::Delete));
+    let last = Region { slot: SLOTS as u32 - 1, userspace_addr: last_address, ..other };
     assert_eq!(set(&mut slots, last), Ok(Change::Create));
     assert_eq!(set(&mut slots, Region { memory_size: 0, ..last }), Ok(Change::Delete));
     // Neighbours do not overlap.

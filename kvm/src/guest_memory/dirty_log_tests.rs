@@ -38,7 +38,8 @@ impl Vm {
             words.extend_from_slice(piece);
             Ok::<_, Failed>(())
         })?;
-        assert_eq!(words.len() as u32, PAGES / 32);
+        let pages = self.memory.state.lock().slots.dirty_log(0).unwrap().pages;
+        assert_eq!(words.len() as u64, pages.div_ceil(32));
         Ok(bits(&words))
     }
 
@@ -124,6 +125,30 @@ fn with_manual_clearing_what_was_read_stays_until_it_is_cleared() {
     assert_eq!(vm.clear(0, 64, [1]), Ok(()));
     assert_eq!(vm.log(), set([2, 9]));
     assert_eq!(vm.log(), set([]));
+}
+
+#[test]
+fn a_log_of_several_pieces_is_read_and_cleared_in_all_of_them() {
+    const PIECE: u32 = (CHUNK * BITS) as u32;
+    const END: u32 = 2 * PIECE + 40;
+    for manual in [false, true] {
+        let mut vm = Vm::new();
+        vm.memory.set_manual_clear(manual);
+        let large = Region { memory_size: u64::from(END) * 4096, ..ram(LOG_DIRTY_PAGES) };
+        assert_eq!(vm.memory.set_region(&large), Ok(Change::Create));
+        for page in [0, 70, PIECE - 1, PIECE, PIECE + 64, 2 * PIECE - 1, 2 * PIECE, END - 1] {
+            vm.give(page, true);
+            assert!(vm.write(page));
+        }
+        // What is cleared has pieces of its own.
+        let cleared = [70, PIECE, PIECE + 64, END - 1];
+        assert_eq!(vm.clear(64, END - 64, cleared), Ok(()));
+        assert_eq!(cleared.map(|page| vm.access(page)), [rights(false, false); 4]);
+        vm.check();
+        let left = [0, PIECE - 1, 2 * PIECE - 1, 2 * PIECE];
+        assert_eq!(vm.log(), set(left));
+        assert_eq!(left.map(|page| vm.access(page)), [rights(manual, false); 4]);
+    }
 }
 
 #[test]
