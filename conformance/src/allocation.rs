@@ -18,7 +18,7 @@ use crate::Case;
 use crate::code::Program;
 use crate::doorbells::eventfd;
 use crate::left_behind::{heap_blocks, none_is_lost, pages_in_use, users};
-use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, Vcpu, region, set_attribute};
+use crate::machine::{DEVICE, Machine, RAM, Vcpu, place_gic, region, set_attribute};
 use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Fd, process};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -77,9 +77,7 @@ impl Stage {
     fn with_gic() -> Result<Self, Failure> {
         let mut stage = Self::new()?;
         let gic = stage.machine.vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE")?;
-        for (kind, address) in [(KVM_VGIC_V2_ADDR_TYPE_DIST, GICD), (KVM_VGIC_V2_ADDR_TYPE_CPU, GICC)] {
-            set_attribute(&gic, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, address.into()).succeeds("the GIC's address")?;
-        }
+        place_gic(&gic)?;
         stage.gic = Some(gic);
         Ok(stage)
     }

@@ -22,7 +22,7 @@ use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 pub const CASES: &[Case] = &[
     Case::of("pages that the guest writes are in it once, and those that it reads are not", written),
     Case::of("with manual clearing it stays until it is cleared, page by page", manual),
-    Case::of("it has a bit for each page, in words of 32, and nothing is written behind them", sizes),
+    Case::of("it has a bit for each page, in words of 32, and nothing is read or written behind them", sizes),
     Case::of("it can be had of slots that log (ENOENT) and with numbers of slots (EINVAL) only", slots),
     Case::of("what is cleared begins at a multiple of 64, and so it ends, or with the slot (EINVAL)", borders),
     Case::of("a bitmap that is not there is EFAULT, and no bit is lost", nowhere),
@@ -65,8 +65,9 @@ fn visiting(writes: &[usize], reads: &[usize]) -> Program {
     program
 }
 
-fn enable_manual(vm: &Fd) -> Verdict {
-    let mut cap = EnableCap::new(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+fn set_manual(vm: &Fd, so: bool) -> Verdict {
+    let argument = if so { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE } else { 0 };
+    let mut cap = EnableCap::new(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, argument);
     vm.give(KVM_ENABLE_CAP, &mut cap).succeeds("KVM_ENABLE_CAP").map(|_| ())
 }
 
@@ -86,7 +87,7 @@ fn written() -> Verdict {
 fn manual() -> Verdict {
     let memory = Memory::new(200 * PAGE).succeeds("mmap")?;
     let machine = machine(&visiting(&[3, 64, 130], &[]), &memory, KVM_MEM_LOG_DIRTY_PAGES)?;
-    enable_manual(&machine.vm)?;
+    set_manual(&machine.vm, true)?;
     let vcpu = machine.vcpu(0)?;
     let log = || machine.vm.dirty_log(SLOT, 200).succeeds("KVM_GET_DIRTY_LOG");
     let clear = |first, pages, named: &[usize]| {
@@ -104,7 +105,10 @@ fn manual() -> Verdict {
     vcpu.expect_write(DEVICE, 4, 7)?;
     equal(log()?, vec![3, 64, 130], "the log after the guest wrote again")?;
     clear(64, 128, &[64, 130])?;
-    equal(log()?, vec![3], "the log without pages from 64 on")
+    equal(log()?, vec![3], "the log without pages from 64 on")?;
+    set_manual(&machine.vm, false)?;
+    equal(log()?, vec![3], "the log, which reading clears again")?;
+    equal(log()?, vec![], "the log, read once more")
 }
 
 fn sizes() -> Verdict {
@@ -114,6 +118,13 @@ fn sizes() -> Verdict {
         machine.vcpu(0)?.expect_write(DEVICE, 4, 7)?;
         let log = machine.vm.dirty_log(SLOT, pages);
         equal(log, Ok(vec![pages - 1]), format_args!("the log of {pages} pages"))?;
+        let bitmap = Memory::page_at_the_end().succeeds("mmap")?;
+        let at = PAGE - pages.div_ceil(32) * 4;
+        for (call, answer) in
+            ["reading", "clearing"].iter().zip(machine.vm.dirty_log_at(SLOT, pages as u32, &bitmap, at))
+        {
+            answer.succeeds(format_args!("{call} {pages} pages with a bitmap at the end of memory"))?;
+        }
     }
     Ok(())
 }
@@ -290,7 +301,7 @@ fn copied(manual: bool, round: Round, between: impl Fn(&Machine, &Memory) -> Ver
     let memory = Memory::new(BUSY * PAGE).succeeds("mmap")?;
     let machine = machine(&writing(), &memory, KVM_MEM_LOG_DIRTY_PAGES)?;
     if manual {
-        enable_manual(&machine.vm)?;
+        set_manual(&machine.vm, true)?;
     }
     let mut vcpus = Vec::new();
     for number in 0..2 {

@@ -7,6 +7,7 @@ use uapi::*;
 use crate::Case;
 use crate::code::Program;
 use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, set_attribute};
+use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Answer, Fd, Nowhere};
 use crate::system::UNKNOWN;
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -189,6 +190,16 @@ fn bad_pointers() -> Verdict {
             }
         }
     }
+    // A value has as many bytes as it should.
+    let memory = Memory::page_at_the_end().succeeds("mmap")?;
+    memory.put(PAGE - 8, &[GICD, 0]);
+    for (group, bytes) in [(KVM_DEV_ARM_VGIC_GRP_ADDR, 8), (KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 4)] {
+        for ioctl in [KVM_SET_DEVICE_ATTR, KVM_GET_DEVICE_ATTR] {
+            let answer = gic.attribute_at(ioctl, group, 0, &memory, PAGE - bytes);
+            answer.succeeds(format_args!("ioctl {ioctl:#x} of group {group}, its value at the end of memory"))?;
+        }
+        memory.write(PAGE - 4, 64);
+    }
     Ok(())
 }
 
@@ -360,13 +371,14 @@ fn wakes() -> Verdict {
     let vcpu = machine.vcpu(0)?;
     let _gic = machine.gic()?;
     vcpu.expect_write(DEVICE + 4, 4, DEVICE)?;
-    for (line, number) in
-        [(IrqLine::Spi { number: SPI as u16 }, SPI), (IrqLine::Ppi { vcpu: 0, number: PPI as u16 }, PPI)]
+    // A level that is not 0 is high.
+    for (line, number, high) in
+        [(IrqLine::Spi { number: SPI as u16 }, SPI, 1), (IrqLine::Ppi { vcpu: 0, number: PPI as u16 }, PPI, 1 << 31)]
     {
         let running = vcpu.start();
         std::thread::sleep(std::time::Duration::from_millis(50));
         holds(!running.has_returned(), "the guest waits in WFI")?;
-        drive(&machine.vm, line.encode(), 1).succeeds("raising the line")?;
+        drive(&machine.vm, line.encode(), high).succeeds("raising the line")?;
         let exit = running.result()?;
         let told = u64::from(number);
         let expected = Mmio { phys_addr: DEVICE.into(), data: told.to_le_bytes(), len: 4, is_write: true };

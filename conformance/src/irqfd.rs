@@ -461,8 +461,7 @@ fn bad_tables() -> Verdict {
 
 fn missing_table() -> Verdict {
     let (machine, ..) = idle()?;
-    let memory = Memory::new(2 * PAGE).succeeds("mmap")?;
-    memory.unmap(PAGE..2 * PAGE).succeeds("munmap")?;
+    let memory = Memory::page_at_the_end().succeeds("mmap")?;
     machine.vm.set_routing_at(&memory, PAGE - 8, 1).fails(Errno::EFAULT, "a table behind the end of memory")?;
     machine.vm.set_routing_at(&memory, PAGE - 8, 0).succeeds("an empty table at the end of memory").map(|_| ())
 }

@@ -345,8 +345,12 @@ fn killed() -> Verdict {
         let child = process(|| {
             let Ok(memory) = Memory::of_file(&file, 16 * PAGE, true) else { return 1 };
             let Ok((_machine, vcpu, _events)) = busy_machine(memory) else { return 2 };
+            // Nothing keeps this signal out.
+            if vcpu.fd.set_signal_mask(&[Signal::SIGKILL], 8).is_err() {
+                return 3;
+            }
             let _ = vcpu.run();
-            3
+            4
         })
         .succeeds("fork")?;
         await_that(|| seen.read(PAGE) != 0).succeeds("waiting for the guest")?;

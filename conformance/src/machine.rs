@@ -98,9 +98,7 @@ impl Machine {
     /// A GIC at [`GICD`] and [`GICC`], initialised. After the vCPUs.
     pub fn gic(&self) -> Result<Fd, Failure> {
         let gic = self.vm.create_device(uapi::KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE")?;
-        for (kind, address) in [(uapi::KVM_VGIC_V2_ADDR_TYPE_DIST, GICD), (uapi::KVM_VGIC_V2_ADDR_TYPE_CPU, GICC)] {
-            set_attribute(&gic, uapi::KVM_DEV_ARM_VGIC_GRP_ADDR, kind, address.into()).succeeds("the GIC's address")?;
-        }
+        place_gic(&gic)?;
         let init = set_attribute(&gic, uapi::KVM_DEV_ARM_VGIC_GRP_CTRL, uapi::KVM_DEV_ARM_VGIC_CTRL_INIT, 0);
         init.succeeds("KVM_DEV_ARM_VGIC_CTRL_INIT")?;
         Ok(gic)
@@ -141,6 +139,14 @@ pub fn copy_registers(from: &Vcpu, to: &Vcpu) -> Verdict {
     for id in ids {
         let value = from.fd.register(id).succeeds(format_args!("reading register {id:#x}"))?;
         to.fd.set_register(id, value).succeeds(format_args!("writing {value:#x} to register {id:#x}"))?;
+    }
+    Ok(())
+}
+
+/// Puts a GIC at [`GICD`] and [`GICC`].
+pub fn place_gic(gic: &Fd) -> Verdict {
+    for (kind, address) in [(uapi::KVM_VGIC_V2_ADDR_TYPE_DIST, GICD), (uapi::KVM_VGIC_V2_ADDR_TYPE_CPU, GICC)] {
+        set_attribute(gic, uapi::KVM_DEV_ARM_VGIC_GRP_ADDR, kind, address.into()).succeeds("the GIC's address")?;
     }
     Ok(())
 }

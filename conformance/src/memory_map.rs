@@ -68,6 +68,13 @@ impl Memory {
         Ok(Self { start: start.cast(), bytes, hole: Mutex::new(0..0) })
     }
 
+    /// A zeroed page, behind which nothing is mapped.
+    pub fn page_at_the_end() -> Result<Self, Errno> {
+        let memory = Self::new(2 * PAGE)?;
+        memory.unmap(PAGE..2 * PAGE)?;
+        Ok(memory)
+    }
+
     /// Zeroed huge pages of the host's pool.
     pub fn huge(bytes: usize) -> Result<Self, Errno> {
         // At an aligned address of ours: Linux 7.2 for 32-bit Arm chooses any, and meets a BUG of its own when the memory is touched.

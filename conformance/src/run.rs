@@ -10,7 +10,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::{Program, Width};
-use crate::machine::{DEVICE, Machine, PC, RAM, r, region};
+use crate::machine::{DEVICE, Machine, PC, RAM, place_gic, r, region};
 use crate::memory_map::{Memory, PAGE};
 use crate::sys::Nowhere;
 use crate::verdict::{Outcome, Verdict, equal, holds};
@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     Case::of("a signal ends the run of a guest in WFI", signal_in_wfi),
     Case::of("a signal that only KVM_SET_SIGNAL_MASK lets in ends the run before it begins", pending_signal),
     Case::of("a signal that KVM_SET_SIGNAL_MASK blocks does not end the run", signal_mask),
+    Case::of("however a run ends, KVM_SET_SIGNAL_MASK's mask ends with it", signal_mask_ends),
     Case::of("a second KVM_RUN waits its turn", two_runs),
     Case::of("memory that is not there is EFAULT, and no more when it is", missing_memory),
     Case::of("a write to memory that the process cannot write is EFAULT", unwritable_memory),
@@ -94,9 +95,11 @@ fn immediate_exit() -> Verdict {
     let machine = Machine::new(&program)?;
     let vcpu = machine.vcpu(0)?;
     vcpu.page.exit_immediately(true);
+    vcpu.page.forget_exit();
     for _ in 0..3 {
         vcpu.run().fails(Errno::EINTR, "KVM_RUN with immediate_exit")?;
         equal(vcpu.fd.register(PC), Ok(RAM.into()), "PC")?;
+        equal(vcpu.page.exit().reason(), u32::MAX, "the reason in the shared page, which is no news")?;
     }
     vcpu.page.exit_immediately(false);
     vcpu.expect_off()
@@ -193,6 +196,32 @@ fn signal_mask() -> Verdict {
     machine.ram.write(STOP, 1);
     let exit = running.result()?;
     equal(exit, Exit::SystemEvent { event: KVM_SYSTEM_EVENT_SHUTDOWN, flags: 0 }, "the exit")
+}
+
+fn signal_mask_ends() -> Verdict {
+    const HOLE: usize = 4 * PAGE;
+    let mut program = Program::new();
+    program.set(1, DEVICE).set(2, 7).str(2, 1, 0);
+    program.set(1, RAM + HOLE as u32).ldr(2, 1, 0).power_off();
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    machine.ram.unmap(HOLE..HOLE + PAGE).succeeds("munmap")?;
+    vcpu.fd.set_signal_mask(&[Signal::SIGUSR1], 8).succeeds("KVM_SET_SIGNAL_MASK")?;
+    let is_over = |run: &str| {
+        let blocked = SigSet::thread_get_mask().succeeds("pthread_sigmask")?;
+        holds(!blocked.contains(Signal::SIGUSR1), format_args!("the signal is not blocked after {run}"))
+    };
+    let gic = machine.vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE")?;
+    vcpu.run().fails(Errno::ENXIO, "KVM_RUN with a GIC that is nowhere")?;
+    is_over("a run that did not begin")?;
+    place_gic(&gic)?;
+    vcpu.expect_write(DEVICE, 4, 7)?;
+    is_over("an exit")?;
+    vcpu.run().fails(Errno::EFAULT, "KVM_RUN of a guest whose memory is not there")?;
+    is_over("EFAULT")?;
+    vcpu.page.exit_immediately(true);
+    vcpu.run().fails(Errno::EINTR, "KVM_RUN with immediate_exit")?;
+    is_over("EINTR")
 }
 
 fn two_runs() -> Verdict {

@@ -20,6 +20,7 @@ use uapi::{
 };
 
 use crate::cpu::{self, Registers};
+use crate::memory_map::Memory;
 use crate::verdict::{Outcome, Verdict};
 
 /// What a system call answers.
@@ -180,7 +181,15 @@ impl Fd {
 
     /// Both calls with their bitmap nowhere.
     pub fn dirty_log_nowhere(&self, slot: u32, pages: u32, at: Nowhere) -> [Answer; 2] {
-        let dirty_bitmap = at.address() as u64;
+        self.dirty_log_with(slot, pages, at.address() as u64)
+    }
+
+    /// Both calls, for all pages of a slot, with their bitmap at `at` in `memory`.
+    pub fn dirty_log_at(&self, slot: u32, pages: u32, memory: &Memory, at: usize) -> [Answer; 2] {
+        self.dirty_log_with(slot, pages, memory.address(at))
+    }
+
+    fn dirty_log_with(&self, slot: u32, pages: u32, dirty_bitmap: u64) -> [Answer; 2] {
         let get = DirtyLog { slot, padding1: 0, dirty_bitmap };
         let mut clear = ClearDirtyLog { slot, num_pages: pages, first_page: 0, dirty_bitmap };
         [
@@ -219,6 +228,12 @@ impl Fd {
         self.ioctl(ioctl, std::ptr::from_ref(&register) as usize)
     }
 
+    /// The same with its value at `at` in `memory`.
+    pub fn register_at(&self, ioctl: u32, id: u64, memory: &Memory, at: usize) -> Answer {
+        let register = OneReg { id, addr: memory.address(at) };
+        self.ioctl(ioctl, std::ptr::from_ref(&register) as usize)
+    }
+
     /// KVM_GET_REG_LIST with room for `room` ids: the count that came back, the ids that are there, and the answer.
     pub fn register_list(&self, room: u64) -> (u64, Vec<u64>, Answer) {
         // The kernel is told of `room` ids; there is place for as many as any list has, should it not believe that.
@@ -244,6 +259,12 @@ impl Fd {
         self.ioctl(ioctl, std::ptr::from_ref(&attribute) as usize)
     }
 
+    /// The same, with the value at `at` in `memory`.
+    pub fn attribute_at(&self, ioctl: u32, group: u32, attr: u64, memory: &Memory, at: usize) -> Answer {
+        let attribute = DeviceAttr { flags: 0, group, attr, addr: memory.address(at) };
+        self.ioctl(ioctl, std::ptr::from_ref(&attribute) as usize)
+    }
+
     /// KVM_SET_GSI_ROUTING with these entries, of which there are said to be `nr`.
     pub fn set_routing(&self, entries: &[uapi::IrqRoutingEntry], nr: u32, flags: u32) -> Answer {
         // Room for whatever is said, should the kernel believe it.
@@ -258,7 +279,7 @@ impl Fd {
     }
 
     /// KVM_SET_GSI_ROUTING whose head, at `at` in `memory`, is the last that is there.
-    pub fn set_routing_at(&self, memory: &crate::memory_map::Memory, at: usize, nr: u32) -> Answer {
+    pub fn set_routing_at(&self, memory: &Memory, at: usize, nr: u32) -> Answer {
         memory.put(at, &[nr, 0]);
         self.ioctl(uapi::KVM_SET_GSI_ROUTING, memory.address(at) as usize)
     }

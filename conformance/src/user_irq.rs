@@ -6,7 +6,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
-use crate::machine::{DEVICE, Machine, RAM, Vcpu};
+use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu};
 use crate::sys::Fd;
 use crate::verdict::{Outcome, Verdict, equal, holds};
 
@@ -86,7 +86,15 @@ fn lines() -> Verdict {
         expect_told(running.result()?, told)?;
         drive(&machine.vm, 0, number, 0).succeeds("lowering it")?;
     }
+    // Where a vCPU begins anew, they are low.
+    for number in [KVM_ARM_IRQ_CPU_IRQ, KVM_ARM_IRQ_CPU_FIQ] {
+        drive(&machine.vm, 0, number, 1).succeeds("raising a line")?;
+    }
+    vcpu.init(&machine.target()?).succeeds("KVM_ARM_VCPU_INIT again")?;
+    vcpu.fd.set_register(PC, RAM.into()).succeeds("writing PC")?;
+    machine.ram.write(WORD, 0);
     let running = vcpu.start();
+    machine.await_word(WORD, 1, "the guest runs anew")?;
     std::thread::sleep(std::time::Duration::from_millis(20));
     holds(!running.has_returned(), "with both lines low the guest is left alone")?;
     running.stop()

@@ -242,7 +242,12 @@ fn mapping() -> Verdict {
     let vcpu = machine()?.blank_vcpu(0)?;
     try_map(&vcpu.fd, 4096, 0)?;
     try_map(&vcpu.fd, 8192, 0)?;
-    try_map(&vcpu.fd, 4096, 1)
+    try_map(&vcpu.fd, 4096, 1)?;
+    for (bytes, page) in [(3 * 4096, 0), (8192, 1), (4096, 2), (4096, 3), (4096, 0x7_ffff)] {
+        let mapped = try_map(&vcpu.fd, bytes, page);
+        holds(mapped.is_err(), format_args!("mmap of {bytes} bytes from page {page} fails"))?;
+    }
+    Ok(())
 }
 
 fn page() -> Verdict {

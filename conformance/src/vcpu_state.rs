@@ -7,6 +7,7 @@ use uapi::*;
 use crate::Case;
 use crate::code::Program;
 use crate::machine::{DEVICE, GICC, GICD, Machine, PC, RAM, Vcpu, r};
+use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Answer, Nowhere};
 use crate::verdict::{Failure, Outcome, Verdict, equal};
 
@@ -184,6 +185,7 @@ fn timer_attributes() -> Verdict {
     let machine = off()?;
     let vcpus = [machine.blank_vcpu(0)?, machine.blank_vcpu(1)?];
     let _gic = machine.gic()?;
+    let memory = Memory::page_at_the_end().succeeds("mmap")?;
     let has = |group: u32, attr: u64| vcpus[0].fd.attribute(KVM_HAS_DEVICE_ATTR, group, attr, &mut 0);
     for (attr, default) in [(VTIMER, 27), (PTIMER, 30)] {
         has(KVM_ARM_VCPU_TIMER_CTRL, attr).succeeds(format_args!("attribute {attr}"))?;
@@ -196,6 +198,10 @@ fn timer_attributes() -> Verdict {
                 let answer = vcpus[0].fd.attribute_nowhere(ioctl, KVM_ARM_VCPU_TIMER_CTRL, attr, at);
                 answer.fails(Errno::EFAULT, format_args!("a value at {at:?}"))?;
             }
+        }
+        for ioctl in [KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR] {
+            let answer = vcpus[0].fd.attribute_at(ioctl, KVM_ARM_VCPU_TIMER_CTRL, attr, &memory, PAGE - 4);
+            answer.succeeds(format_args!("ioctl {ioctl:#x}, its value at the end of memory"))?;
         }
     }
     for (attr, chosen) in [(VTIMER, 16), (PTIMER, 31)] {
