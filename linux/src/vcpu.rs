@@ -112,13 +112,13 @@ impl VcpuObject {
         if !inner.state.initialised {
             return Err(Errno::ENOEXEC);
         }
+        let hypervisor = system::hypervisor()?;
         if let Some(mask) = &inner.sigmask {
             // SAFETY: eight bytes, copied by the shim; put back below, on this thread.
             unsafe { ffi::ws_sigmask_set((&raw const *mask).cast()) };
         }
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
-        let hypervisor = system::hypervisor()?;
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
         if !self.vm.vm.has_running_irqchip() {
             self.set_shared(offset_of!(Run, device_irq_level), vcpu_state::device_irq_level(&inner.state));
