@@ -95,6 +95,7 @@ struct Inner {
     halt_polling: StdMutex<HaltPolling>,
     on_poll: StdMutex<Option<Poll>>,
     halt_rest: AtomicU32,
+    quiescent: AtomicUsize,
     alone: AtomicBool,
     signal_pending: AtomicBool,
     turns: AtomicUsize,
@@ -157,6 +158,7 @@ impl Host {
             halt_polling: StdMutex::new(HaltPolling { longest: 0, grow: 2, grow_start: 10_000, shrink: 0 }),
             on_poll: StdMutex::default(),
             halt_rest: AtomicU32::default(),
+            quiescent: AtomicUsize::default(),
             alone: AtomicBool::new(true),
             signal_pending: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
@@ -262,7 +264,12 @@ impl Host {
         self.0.halt_rest.store(longest, Ordering::SeqCst);
     }
 
-    /// Whether other threads want the CPU, although it is not their turn yet. At first none does.
+    /// How often a CPU said that it uses nothing that others may wait for.
+    pub fn quiescent(&self) -> usize {
+        self.0.quiescent.load(Ordering::SeqCst)
+    }
+
+    /// Whether no other thread wants the CPU, be it its turn or not. At first none does.
     pub fn set_alone(&self, alone: bool) {
         self.0.alone.store(alone, Ordering::SeqCst);
     }
@@ -647,6 +654,11 @@ impl host::Host for Host {
 
     fn is_alone(&self) -> bool {
         self.0.alone.load(Ordering::SeqCst)
+    }
+
+    fn note_quiescent(&self) {
+        assert!(interrupts_are_off(), "the thread may have gone to another CPU");
+        self.0.quiescent.fetch_add(1, Ordering::SeqCst);
     }
 
     fn yield_cpu(&self) {

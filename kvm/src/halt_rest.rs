@@ -6,36 +6,44 @@
 //! it is what ends a guest's spinning as well: an interrupt of the host's, and so another thread's turn, a signal, a timer, and
 //! whoever interrupts the CPU for the vCPU's sake; or a virtual interrupt, whether the guest masks it or not (ARMv7-A B1.8.14).
 //!
-//! What it costs is what polling costs, but for the power: to the host the CPU is busy. It counts as load, its tick goes on, and it
-//! rests no deeper than WFI does. So a vCPU is granted it after a wait that was short, and only while its thread is alone on the CPU.
-//! A grant lasts for some milliseconds; then a WFI exits again, and is measured. A guest that waits for long thus rests once where it
-//! should have slept, until the host's next tick after the grant's end.
+//! It costs less power than polling does, but to the host the CPU is as busy: it counts as load, its tick goes on, and it rests no deeper
+//! than WFI does. A thread that comes to the CPU without being given it at once waits for the next interrupt, at the latest the
+//! tick's. So a vCPU is granted rest after a wait that was short, and only if its thread is alone on the CPU as the stay begins. A grant
+//! lasts for some milliseconds, or to the first interrupt of the host's after that; then a WFI exits again, and is measured. What
+//! is measured first may be only what is left of a wait that the interrupt ended, so that it is the next one that counts.
 
-/// How long a grant lasts, in nanoseconds: as long as a tick at 250 Hz, which ends the last rest of it.
+/// How long a grant lasts, in nanoseconds: as long as a tick at 250 Hz.
 const GRANT: u64 = 4_000_000;
 
 /// Whether a vCPU's next waits are the guest's own affair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rest {
-    /// The counter when it was granted.
-    since: Option<u64>,
+pub enum Rest {
+    /// They are not.
+    #[default]
+    Denied,
+    /// They are, since the counter was so.
+    Granted(u64),
+    /// They were, and none has been measured since.
+    Lapsed,
 }
 
 impl Rest {
     /// Takes in that a wait that exited took so many nanoseconds, and is over as the counter says `now`. `longest` is the parameter
     /// `halt_rest_ns`: how long a wait may be for the next ones to be spent in the guest. 0: none is.
     pub fn learn(&mut self, took: u64, longest: u32, now: u64) {
-        self.since = (longest != 0 && took <= longest.into()).then_some(now);
+        let short = longest != 0 && took <= longest.into();
+        *self = if short && *self != Self::Lapsed { Self::Granted(now) } else { Self::Denied };
     }
 
-    /// Whether it is granted, as the counter says `now()`, of which so many ticks are so many nanoseconds. Once it is not, it is over.
+    /// Whether it is granted, as the counter says `now()`, of which so many ticks are so many nanoseconds. Once it is not, it has lapsed.
     #[inline(always)]
     pub fn is_granted(&mut self, now: impl FnOnce() -> u64, nanoseconds: impl FnOnce(u64) -> u64) -> bool {
-        let Some(since) = self.since else { return false };
-        if nanoseconds(now().wrapping_sub(since)) > GRANT {
-            self.since = None;
+        let Self::Granted(since) = *self else { return false };
+        let lasts = nanoseconds(now().wrapping_sub(since)) <= GRANT;
+        if !lasts {
+            *self = Self::Lapsed;
         }
-        self.since.is_some()
+        lasts
     }
 }
 
@@ -56,6 +64,17 @@ mod tests {
         assert!(granted(&mut rest, 1_000 + GRANT / 16));
         assert!(!granted(&mut rest, 1_001 + GRANT / 16));
         assert!(!granted(&mut rest, 1_000), "it does not come back");
+    }
+
+    #[test]
+    fn what_is_left_of_a_wait_as_a_grant_lapses_does_not_renew_it() {
+        let mut rest = Rest::default();
+        rest.learn(1, 500, 0);
+        assert!(!granted(&mut rest, 1 + GRANT / 16));
+        rest.learn(1, 500, 2 + GRANT / 16);
+        assert!(!granted(&mut rest, 2 + GRANT / 16));
+        rest.learn(1, 500, 3 + GRANT / 16);
+        assert!(granted(&mut rest, 3 + GRANT / 16));
     }
 
     #[test]

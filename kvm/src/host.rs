@@ -228,7 +228,7 @@ pub trait Host: Cpus + Clone {
     fn interrupts_on(&self, before: Masks);
     /// Whether the thread is wanted: a signal is pending, or another thread's turn has come.
     fn must_stop(&self) -> bool;
-    /// Whether a signal is pending for the thread.
+    /// Whether the process is wanted: a signal is pending for the thread, or the kernel has work for its way to user mode.
     fn signal_pending(&self) -> bool;
     /// How polling before sleep goes.
     fn halt_polling(&self) -> HaltPolling;
@@ -238,6 +238,8 @@ pub trait Host: Cpus + Clone {
     fn halt_rest(&self) -> u32;
     /// Whether no other thread wants this CPU. Interrupts are off.
     fn is_alone(&self) -> bool;
+    /// Tells those who wait until no CPU uses what they have replaced (RCU) that this CPU, just back from a guest, uses nothing. Interrupts are off.
+    fn note_quiescent(&self);
     /// Lets other threads run, if it is their turn. May sleep.
     fn yield_cpu(&self);
     /// Writes a vCPU's virtual CPU interface to this CPU's hardware. Interrupts are off.

@@ -241,6 +241,9 @@ impl<H: Host> Run<'_, H> {
                 break code;
             }
         };
+        if code == ExitCode::Interrupt {
+            self.hypervisor.host.note_quiescent();
+        }
         self.come_back(masks);
         self.take_over_counts();
         self.vm.kick(kicks);

@@ -720,3 +720,13 @@ fn the_interface_goes_in_and_comes_back() {
     })]);
     machine.run(0);
 }
+
+#[test]
+fn an_interrupt_of_the_hosts_lets_go_of_what_others_wait_for() {
+    let mut machine = Machine::new(1);
+    let interrupted = || at(0, |_| ExitCode::Interrupt);
+    machine.script([interrupted(), interrupted(), at(0, |context| hvc(context, [0x8400_0000, 0, 0, 0]))]);
+    machine.run(0);
+    // One more is the signal's, which ends the script.
+    assert_eq!((machine.host.quiescent(), machine.entries()), (3, 4));
+}

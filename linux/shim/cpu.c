@@ -80,15 +80,28 @@ u32 ws_mask_all(void)
 	return flags;
 }
 
-/* Whether the thread is wanted elsewhere: a signal, or another thread's turn. */
-u32 ws_must_stop(void)
-{
-	return signal_pending(current) || need_resched();
-}
-
+/*
+ * Whether the process is wanted: by a signal, or by work that the kernel has put off until its way to user mode, as recent schedulers
+ * do with a thread whose cgroup has used up its cpu.max.
+ */
 u32 ws_signal_pending(void)
 {
-	return signal_pending(current) != 0;
+	return signal_pending(current) || READ_ONCE(current->task_works);
+}
+
+/* Whether the thread is wanted elsewhere: the same, or another thread's turn. */
+u32 ws_must_stop(void)
+{
+	return ws_signal_pending() || need_resched();
+}
+
+/*
+ * To RCU a guest is as good as user mode: nothing of the kernel's is held when it is left, with interrupts off. A vCPU that neither
+ * sleeps nor returns would hold up its grace periods otherwise, until RCU asks for the CPU.
+ */
+void ws_note_quiescent(void)
+{
+	rcu_note_context_switch(false);
 }
 
 void ws_yield(void)

@@ -62,6 +62,7 @@ void ws_irq_restore(u32 flags);
 u32 ws_mask_all(void);
 u32 ws_must_stop(void);
 u32 ws_signal_pending(void);
+void ws_note_quiescent(void);
 void ws_yield(void);
 void ws_on_each_cpu(void (*function)(void *), void *argument);
 int ws_cpu_events_register(void);

@@ -57,6 +57,7 @@ unsafe extern "C" {
     pub fn ws_mask_all() -> u32;
     pub safe fn ws_must_stop() -> u32;
     pub safe fn ws_signal_pending() -> u32;
+    pub safe fn ws_note_quiescent();
     pub safe fn ws_yield();
     pub fn ws_on_each_cpu(function: unsafe extern "C" fn(*mut c_void), argument: *mut c_void);
     pub fn ws_cpu_events_register() -> i32;

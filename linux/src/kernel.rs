@@ -323,6 +323,10 @@ impl Host for Kernel {
         ffi::ws_is_alone() != 0
     }
 
+    fn note_quiescent(&self) {
+        ffi::ws_note_quiescent();
+    }
+
     fn yield_cpu(&self) {
         ffi::ws_yield();
     }
