@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::device_tree;
+use crate::guest_memory::HUGE_PAGE;
 use crate::kernel_image::BadImage;
 use crate::layout::{BadPlacement, MAX_RAM};
 use crate::saved_machine::BadFile;
@@ -65,14 +66,16 @@ pub enum Error {
         source: io::Error,
     },
     /// Huge pages were asked for, but the memory is no whole number of them.
-    #[error("{mib}M is no whole number of huge pages, which have 2M each. Give --mem an even number of MiB")]
+    #[error(
+        "{mib}M is no whole number of huge pages, which have 2M each: such a machine needs an even number of MiB, or no --huge-pages"
+    )]
     NoWholeHugePages {
         /// What was asked for.
         mib: u64,
     },
     /// The host's pool has not as many huge pages.
     #[error(
-        "cannot take {count} huge pages of 2M for the guest: {source}. Fill the host's pool, as root: echo {count} >/proc/sys/vm/nr_hugepages (a kernel without LPAE has none)"
+        "cannot take {count} huge pages of 2M for the guest: {source}. As root, make the host's pool as much larger: echo {count} >/proc/sys/vm/nr_hugepages if nobody else has any (HugePages in /proc/meminfo; a kernel without LPAE has none)"
     )]
     HugePages {
         /// How many.
@@ -152,6 +155,11 @@ impl Error {
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
+    }
+
+    /// So many bytes of huge pages could not be had.
+    pub fn huge_pages(bytes: usize) -> impl FnOnce(nix::Error) -> Self {
+        move |errno| Self::HugePages { count: bytes / HUGE_PAGE, source: errno.into() }
     }
 
     /// A call to the host failed.

@@ -16,7 +16,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMm
 
 use crate::error::Error;
 
-const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of one.
+pub const HUGE_PAGE: usize = 2 << 20;
+const RIGHTS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// What the guest's RAM is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +58,10 @@ impl Drop for Mapping {
 
 impl Mapping {
     /// Maps `size` bytes whose address is `guest_base` modulo 2 MiB. `size` and `guest_base` are multiples of the page size.
-    fn congruent(size: usize, guest_base: u64) -> nix::Result<Self> {
+    fn congruent(size: usize, guest_base: u64, rights: ProtFlags) -> nix::Result<Self> {
         let reserved = size.checked_add(HUGE_PAGE).and_then(|n| n.try_into().ok()).ok_or(nix::errno::Errno::ENOMEM)?;
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
-        let reservation = unsafe {
-            mmap_anonymous(None, reserved, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)?
-        };
+        let reservation = unsafe { mmap_anonymous(None, reserved, rights, MapFlags::MAP_PRIVATE)? };
         let address = reservation.as_ptr() as usize;
         let skip = (guest_base as usize).wrapping_sub(address) % HUGE_PAGE;
         for (offset, length) in [(0, skip), (skip + size, HUGE_PAGE - skip)] {
@@ -77,7 +77,8 @@ impl Mapping {
 
     /// The same of huge pages, all of them reserved. `size` and `guest_base` are multiples of 2 MiB.
     fn of_huge_pages(size: usize, guest_base: u64) -> nix::Result<Self> {
-        let mut mapping = Self::congruent(size, guest_base)?;
+        // Without rights, so that it is no memory that the host has to vouch for.
+        let mut mapping = Self::congruent(size, guest_base, ProtFlags::PROT_NONE)?;
         mapping.backing = Backing::HugePages;
         mapping.take_huge_pages()?;
         Ok(mapping)
@@ -91,7 +92,7 @@ impl Mapping {
         };
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_FIXED;
         // SAFETY: in place of our own mapping, all of it, which no Rust reference looks into (see the module's head).
-        unsafe { mmap_anonymous(Some(address), size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
+        unsafe { mmap_anonymous(Some(address), size, RIGHTS, flags)? };
         Ok(())
     }
 }
@@ -103,10 +104,9 @@ impl GuestRam {
         let failed = |source: io::Error| Error::MapMemory { mib, source };
         let size = usize::try_from(guest.end - guest.start).map_err(|_| Error::TooMuchMemory { mib })?;
         let mapping = match backing {
-            Backing::Any => Mapping::congruent(size, guest.start).map_err(|errno| failed(errno.into()))?,
+            Backing::Any => Mapping::congruent(size, guest.start, RIGHTS).map_err(|errno| failed(errno.into()))?,
             Backing::HugePages if size % HUGE_PAGE != 0 => return Err(Error::NoWholeHugePages { mib }),
-            Backing::HugePages => Mapping::of_huge_pages(size, guest.start)
-                .map_err(|errno| Error::HugePages { count: size / HUGE_PAGE, source: errno.into() })?,
+            Backing::HugePages => Mapping::of_huge_pages(size, guest.start).map_err(Error::huge_pages(size))?,
         };
         // SAFETY: the mapping is ours, and the advice changes how it is backed, not what it holds. A kernel without huge pages
         // refuses the advice; nothing depends on it.
@@ -133,13 +133,15 @@ impl GuestRam {
 
     /// Makes every byte zero again by giving the memory back to the host.
     pub fn clear(&self) -> Result<(), Error> {
-        let done = match self.mapping.backing {
-            // SAFETY: discarding private anonymous memory makes it read as zeros. No Rust reference looks into it (see the module's head).
-            Backing::Any => unsafe { madvise(self.mapping.start, self.mapping.size, MmapAdvise::MADV_DONTNEED) },
-            // Before Linux 5.18 their contents could not be given back otherwise.
-            Backing::HugePages => self.mapping.take_huge_pages(),
-        };
-        done.map_err(|errno| Error::host("cannot clear guest memory")(errno.into()))
+        match self.mapping.backing {
+            Backing::Any => {
+                // SAFETY: discarding private anonymous memory makes it read as zeros. No Rust reference looks into it (see the module's head).
+                let done = unsafe { madvise(self.mapping.start, self.mapping.size, MmapAdvise::MADV_DONTNEED) };
+                done.map_err(|errno| Error::host("cannot clear guest memory")(errno.into()))
+            }
+            // Before Linux 5.18 their contents could not be given back otherwise. Who else wants huge pages may be faster.
+            Backing::HugePages => self.mapping.take_huge_pages().map_err(Error::huge_pages(self.mapping.size)),
+        }
     }
 
     /// Reads the file, from where it stands, into all of `to`.
