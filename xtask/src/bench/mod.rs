@@ -86,19 +86,20 @@ fi
 rests=$(cat $rest)
 echo 0 >$rest
 measure kernel bench_operations 1
-echo $rests >$rest
 [ ! -e $shortcuts ] || echo 1 >$shortcuts
-measure one-cpu bench_pingpong 2
 echo $polls >$poll
 measure polling bench_operations 1
+echo $rests >$rest
 measure one-cpu-polling bench_pingpong 2
 echo 0 >$poll
+measure one-cpu bench_pingpong 2
 [ ! -e $huge ] || echo never >$huge
 measure small-pages bench_memory 1
 [ ! -e $huge ] || { echo always >$huge && measure huge-pages bench_memory 1; }
 pool=/proc/sys/vm/nr_hugepages
 if [ -e $pool ]; then
     echo 128 >$pool
+    [ $(cat $pool) = 128 ] || exit 1
     measure reserved-huge-pages bench_memory 1 --huge-pages
 fi
 ",
@@ -132,9 +133,9 @@ rest=/sys/module/worldswitch/parameters/halt_rest_ns
 rests=$(cat $rest)
 echo 0 >$rest
 measure two-cpus-asleep bench_pingpong
-echo $rests >$rest
 echo $polls >$poll
 measure two-cpus-polling bench_pingpong
+echo $rests >$rest
 ",
     },
     // A 32-bit kernel maps 760 MiB at most for good; each page of what it has above is mapped whenever it is cleared or cleaned.

@@ -25,7 +25,7 @@ pub enum Run {
     HugePagesInLowmem,
     /// The same, of huge pages that the host has reserved.
     ReservedHugePages,
-    /// Single operations, with polling as it is by default.
+    /// Single operations, with polling as it is by default, and no rest in the guest.
     Polling,
     /// Two vCPUs on one CPU.
     OneCpu,
@@ -35,7 +35,7 @@ pub enum Run {
     TwoCpus,
     /// The same, and the threads sleep in each wait.
     TwoCpusAsleep,
-    /// The same with polling, and rest in the guest, as it is by default.
+    /// The same, with polling as it is by default.
     TwoCpusPolling,
     /// Two vCPUs on a CPU each, one of which spins.
     Spinning,
@@ -130,15 +130,15 @@ pub const ROWS: &[Row] = &[
     row("unassigned", "unassigned MMIO read", Some(2484), None, Figure::Operation("unassigned")),
     row("sgi_self", "SGI to itself, with acknowledge and end", Some(2159), Some(900), Figure::Operation("sgi_self")),
     row("timer_interrupt", "virtual timer interrupt, guest spinning, above native", Some(1889), Some(1200), Figure::Operation("timer_interrupt")),
-    row("wait", "WFI until the virtual timer", Some(9635), Some(9635), Figure::Wait(OPERATIONS)),
+    row("wait", "WFI until the virtual timer, spent in the guest", Some(9635), Some(9635), Figure::Wait(OPERATIONS)),
     row("wait_late", "of that, from the timer's time on", Some(5500), None, Figure::Late(OPERATIONS)),
-    row("wait_asleep", "WFI until the virtual timer, the thread asleep", Some(9635), Some(9635), Figure::Wait(&[Run::Kernel])),
+    row("wait_asleep", "the same, the thread asleep", Some(9635), Some(9635), Figure::Wait(&[Run::Kernel])),
     row("wait_asleep_late", "of that, from the timer's time on", Some(5500), None, Figure::Late(&[Run::Kernel])),
-    row("wait_late_polling", "the same with polling", Some(1700), Some(1700), Figure::Late(&[Run::Polling])),
+    row("wait_late_polling", "the same, the thread polling", Some(1700), Some(1700), Figure::Late(&[Run::Polling])),
     row("sgi_other", "SGI to a vCPU spinning on another CPU", Some(3686), Some(2500), Figure::Turn(Run::Spinning, "sgi")),
-    row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
-    row("pingpong_two_asleep", "the same, both threads asleep", Some(15655), None, Figure::Turn(Run::TwoCpusAsleep, "pingpong")),
-    row("pingpong_two_polling", "the same with polling", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusPolling, "pingpong")),
+    row("pingpong_two", "WFI ping-pong of two vCPUs on two CPUs, waits in the guests", Some(15655), Some(15655), Figure::Turn(Run::TwoCpus, "pingpong")),
+    row("pingpong_two_asleep", "the same, both threads asleep", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusAsleep, "pingpong")),
+    row("pingpong_two_polling", "the same, both threads polling", Some(15655), Some(15655), Figure::Turn(Run::TwoCpusPolling, "pingpong")),
     row("pingpong_one", "WFI ping-pong on one CPU", Some(12553), Some(12553), Figure::Turn(Run::OneCpu, "pingpong")),
     row("pingpong_one_polling", "the same with polling", Some(12553), Some(12553), Figure::Turn(Run::OneCpuPolling, "pingpong")),
     row("fresh_read", "stage-2 fault, first read of a page", Some(3111), None, Figure::Turn(Run::SmallPages, "fresh_read")),
