@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::of("a wait that a signal ends counts as WFI and as no wake-up", waits),
     Case::of("a vCPU polls before it sleeps as the parameters say", polls),
     Case::of("a vCPU whose waits are short rests in its guest, unless the parameter says that it does not", rests),
+    Case::of("time in a guest is guest time of its thread, as tools show it", guest_time),
     Case::of("0 written to a statistic clears it, anything else is refused (EINVAL)", cleared),
     Case::of("entries, exits, faults, hypercalls, devices and returns are traced", traced),
     Case::of("every event can be watched by itself", each_event),
@@ -283,6 +284,27 @@ fn rests() -> Verdict {
     let exited = round(few)?;
     running.stop()?;
     holds(few(exited), format_args!("of {ROUND} short waits {exited} exited"))
+}
+
+/// The ticks that this process's threads have spent in guests (proc(5), /proc/PID/stat, guest_time).
+fn guest_ticks() -> Result<u64, Failure> {
+    let text = read("/proc/self/stat")?;
+    // The name, which comes second, may contain anything.
+    let after_name = text.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().nth(43 - 3).and_then(|field| field.parse().ok());
+    ticks.ok_or_else(|| Failure::new(format!("/proc/self/stat has no guest_time: {text}")))
+}
+
+fn guest_time() -> Verdict {
+    let mut program = Program::new();
+    program.stay();
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    equal(guest_ticks()?, 0, "ticks in a guest, before there is one")?;
+    let running = vcpu.start();
+    let counts = crate::machine::await_that(|| guest_ticks().is_ok_and(|ticks| ticks >= 5));
+    running.stop()?;
+    counts.succeeds("waiting for ticks to count as the guest's")
 }
 
 fn cleared() -> Verdict {

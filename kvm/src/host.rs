@@ -222,7 +222,8 @@ pub trait Host: Cpus + Clone {
     /// Reads the calling CPU's MIDR.
     fn midr(&self) -> u32;
 
-    /// Masks interrupts on this CPU, FIQs too, and says how they were. The thread cannot leave the CPU until they are as before.
+    /// Masks interrupts on this CPU, FIQs too, and says how they were. The thread cannot leave the CPU until they are as before, and its
+    /// time is its guest's.
     fn interrupts_off(&self) -> Masks;
     /// Puts back what [`Self::interrupts_off`] changed; what waited is taken.
     fn interrupts_on(&self, before: Masks);

@@ -70,14 +70,26 @@ void ws_irq_restore(u32 flags)
 	local_irq_restore(saved);
 }
 
-/* IRQs and FIQs; ws_irq_restore() puts back both. */
-u32 ws_mask_all(void)
+/*
+ * Around a guest: IRQs and FIQs are off, and a tick that comes meanwhile counts as the guest's time. It is taken as interrupts go on,
+ * before the thread's own time goes on.
+ */
+u32 ws_guest_begins(void)
 {
 	unsigned long flags;
 
 	local_irq_save(flags);
 	local_fiq_disable();
+	current->flags |= PF_VCPU;
 	return flags;
+}
+
+void ws_guest_ends(u32 flags)
+{
+	unsigned long saved = flags;
+
+	local_irq_restore(saved);
+	current->flags &= ~PF_VCPU;
 }
 
 /*

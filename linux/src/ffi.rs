@@ -54,7 +54,8 @@ unsafe extern "C" {
     pub safe fn ws_online_cpus() -> u32;
     pub fn ws_irq_save() -> u32;
     pub fn ws_irq_restore(flags: u32);
-    pub fn ws_mask_all() -> u32;
+    pub fn ws_guest_begins() -> u32;
+    pub fn ws_guest_ends(flags: u32);
     pub safe fn ws_must_stop() -> u32;
     pub safe fn ws_signal_pending() -> u32;
     pub safe fn ws_note_quiescent();

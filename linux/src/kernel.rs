@@ -288,12 +288,12 @@ impl Host for Kernel {
 
     fn interrupts_off(&self) -> Masks {
         // SAFETY: `interrupts_on` follows on this thread.
-        Masks(unsafe { ffi::ws_mask_all() })
+        Masks(unsafe { ffi::ws_guest_begins() })
     }
 
     fn interrupts_on(&self, before: Masks) {
         // SAFETY: what `interrupts_off` returned on this thread, on this CPU.
-        unsafe { ffi::ws_irq_restore(before.0) };
+        unsafe { ffi::ws_guest_ends(before.0) };
     }
 
     fn must_stop(&self) -> bool {
