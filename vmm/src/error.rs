@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::device_tree;
-use crate::guest_memory::HUGE_PAGE;
 use crate::kernel_image::BadImage;
 use crate::layout::{BadPlacement, MAX_RAM};
 use crate::saved_machine::BadFile;
@@ -74,18 +73,28 @@ pub enum Error {
         mib: u64,
     },
     /// The host's pool has not as many huge pages.
-    #[error(
-        "cannot take {count} huge pages of 2M for the guest: {source}. As root, make the host's pool as much larger: echo {count} >/proc/sys/vm/nr_hugepages if nobody else has any (HugePages in /proc/meminfo; a kernel without LPAE has none)"
-    )]
+    #[error("cannot take {count} huge pages of 2M for the guest{when}: {source}. {advice}")]
     HugePages {
         /// How many.
         count: usize,
+        /// When, if not at the start.
+        when: &'static str,
         /// The host's answer.
         source: io::Error,
+        /// What to do.
+        advice: String,
     },
     /// Guest memory could not be filled.
     #[error("cannot fill guest memory: {0}")]
     FillMemory(#[from] vm_memory::GuestMemoryError),
+    /// A machine cannot be saved to this file.
+    #[error("cannot save to {}: {source}. --save takes the name of a file that is not there yet, in a folder that is", .path.display())]
+    SaveTarget {
+        /// The file.
+        path: PathBuf,
+        /// The host's answer.
+        source: io::Error,
+    },
     /// `/dev/kvm` could not be opened.
     #[error("/dev/kvm: {source}. {advice}")]
     OpenKvm {
@@ -157,9 +166,10 @@ impl Error {
         move |source| Self::File { path, source }
     }
 
-    /// So many bytes of huge pages could not be had.
-    pub fn huge_pages(bytes: usize) -> impl FnOnce(nix::Error) -> Self {
-        move |errno| Self::HugePages { count: bytes / HUGE_PAGE, source: errno.into() }
+    /// A machine cannot be saved to this file.
+    pub fn save_target(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::SaveTarget { path, source }
     }
 
     /// A call to the host failed.

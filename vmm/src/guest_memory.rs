@@ -6,7 +6,7 @@
 //! certain, of the pool that the host keeps for those who ask (hugetlbpage.rst of the kernel's documentation).
 //! `vm-memory` wraps the mapping: the guest changes it at any time, so it is never a Rust reference.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -16,8 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMm
 
 use crate::error::Error;
 
-/// Bytes of one.
-pub const HUGE_PAGE: usize = 2 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 const RIGHTS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// What the guest's RAM is made of.
@@ -97,6 +96,29 @@ impl Mapping {
     }
 }
 
+/// Why so many bytes of huge pages could not be had, and what to do.
+fn no_huge_pages(bytes: usize, when: &'static str) -> impl FnOnce(nix::Error) -> Error {
+    let count = bytes / HUGE_PAGE;
+    move |errno| {
+        let pool = fs::read_to_string("/proc/meminfo").ok().and_then(|text| pool(&text));
+        let advice = match pool {
+            Some((all, left)) => {
+                let wanted = all.saturating_sub(left).saturating_add(count);
+                format!("{left} of the host's {all} are to be had: as root, echo {wanted} >/proc/sys/vm/nr_hugepages")
+            }
+            None => "The host's kernel has none (it needs LPAE): leave --huge-pages out".into(),
+        };
+        Error::HugePages { count, when, source: errno.into(), advice }
+    }
+}
+
+/// How many pages the host's pool of huge pages has by its `/proc/meminfo`, and how many of them nobody has or was promised.
+fn pool(meminfo: &str) -> Option<(usize, usize)> {
+    let figure = |name: &str| meminfo.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<usize>().ok());
+    let [all, free, promised] = ["HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:"].map(figure);
+    Some((all?, free?.saturating_sub(promised?)))
+}
+
 impl GuestRam {
     /// Maps RAM for the guest physical addresses `guest`, which begin at a multiple of 2 MiB if it is of huge pages.
     pub fn map(guest: Range<u64>, backing: Backing) -> Result<Self, Error> {
@@ -106,7 +128,7 @@ impl GuestRam {
         let mapping = match backing {
             Backing::Any => Mapping::congruent(size, guest.start, RIGHTS).map_err(|errno| failed(errno.into()))?,
             Backing::HugePages if size % HUGE_PAGE != 0 => return Err(Error::NoWholeHugePages { mib }),
-            Backing::HugePages => Mapping::of_huge_pages(size, guest.start).map_err(Error::huge_pages(size))?,
+            Backing::HugePages => Mapping::of_huge_pages(size, guest.start).map_err(no_huge_pages(size, ""))?,
         };
         // SAFETY: the mapping is ours, and the advice changes how it is backed, not what it holds. A kernel without huge pages
         // refuses the advice; nothing depends on it.
@@ -140,7 +162,9 @@ impl GuestRam {
                 done.map_err(|errno| Error::host("cannot clear guest memory")(errno.into()))
             }
             // Before Linux 5.18 their contents could not be given back otherwise. Who else wants huge pages may be faster.
-            Backing::HugePages => self.mapping.take_huge_pages().map_err(Error::huge_pages(self.mapping.size)),
+            Backing::HugePages => {
+                self.mapping.take_huge_pages().map_err(no_huge_pages(self.mapping.size, ", which restarts"))
+            }
         }
     }
 
@@ -176,6 +200,13 @@ mod tests {
             ram.write(&[2], base + 0x3f_ffff).unwrap();
             assert!(ram.write(&[3], base + 0x40_0000).is_err());
         }
+    }
+
+    #[test]
+    fn the_pool_is_what_meminfo_says() {
+        let text = "MemFree: 12 kB\nHugePages_Total:     100\nHugePages_Free:       97\nHugePages_Rsvd:       77\n";
+        assert_eq!(pool(text), Some((100, 20)));
+        assert_eq!(pool("MemFree: 12 kB\n"), None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ struct Run {
     /// Memory: MiB, or with a suffix K, M or G; at least 16M
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
     mem: u64,
-    /// Take the memory from the host's pool of huge pages, all of it reserved at once (root sets its size: /proc/sys/vm/nr_hugepages)
+    /// Take the memory from the host's pool of huge pages (root sets its size: /proc/sys/vm/nr_hugepages): all of it at the start, and anew when the guest restarts
     #[arg(long)]
     huge_pages: bool,
     /// How many CPUs: 1 to 8

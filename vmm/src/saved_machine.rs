@@ -97,13 +97,13 @@ fn read_list<T>(from: &mut impl Read, mut element: impl FnMut(&[u64]) -> T, word
 
 /// Whether a machine could be saved to this file, which must not be there yet.
 pub fn check_target(path: &Path) -> Result<(), Error> {
-    File::create_new(path).and_then(|_| std::fs::remove_file(path)).map_err(Error::file(path))
+    File::create_new(path).and_then(|_| std::fs::remove_file(path)).map_err(Error::save_target(path))
 }
 
 impl SavedMachine {
     /// Writes it and its memory to a file, which must not be there yet.
     pub fn write(&self, path: &Path, ram: &GuestRam) -> Result<(), Error> {
-        let file = File::create_new(path).map_err(Error::file(path))?;
+        let file = File::create_new(path).map_err(Error::save_target(path))?;
         let written = self.write_to(file, path, ram);
         if written.is_err() {
             // Half a machine is none, and would be in the way of the next.
@@ -278,7 +278,7 @@ mod tests {
         let path = directory.as_path().join("machine");
         machine().write(&path, &ram).unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() < 3 * 4096, "pages of zeros are left out");
-        assert!(matches!(machine().write(&path, &ram), Err(Error::File { .. })), "nothing is overwritten");
+        assert!(matches!(machine().write(&path, &ram), Err(Error::SaveTarget { .. })), "nothing is overwritten");
 
         let mut file = open(&path).unwrap();
         let read = SavedMachine::read(&mut file).unwrap();

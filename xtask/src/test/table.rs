@@ -394,7 +394,7 @@ const RESTARTS: Test = Test::of(
     wsvm run --kernel /guests/restart.bin --mem 65M --huge-pages </dev/null 2>&1 && exit 1
     echo 0 >$pool",
 )
-.expecting(&[Says("0 left"), Says("8 left"), Says("echo 32 >/proc/sys/vm/nr_hugepages"), Says("65M"), Lines(4)]);
+.expecting(&[Says("0 left"), Says("8 left"), Says("0 of the host's 0 are to be had: as root, echo 32 >/proc/sys/vm/nr_hugepages"), Says("65M"), Lines(4)]);
 
 const NOT_SAVED: Test = Test::of(
     "a guest that cannot be saved, for there is no space, goes on",
