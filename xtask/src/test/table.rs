@@ -398,12 +398,15 @@ const RESTARTS: Test = Test::of(
 
 const NOT_SAVED: Test = Test::of(
     "a guest that cannot be saved, for there is no space, goes on",
-    "cd /tmp && mkdir -p full && mount -t tmpfs -o size=8k full full || exit 1
+    "cd /tmp && rm -f report errors && mkdir -p full && mount -t tmpfs -o size=8k full full || exit 1
     wsvm run --kernel /guests/patterns.bin --mem 64M --append rounds=3 --save full/machine </dev/null >report 2>errors &
     until [ -s report ]; do sleep 0.1; done
     for again in 1 2; do
         kill -USR1 $! || exit 1
-        until [ $(grep -c 'goes on' errors) = $again ]; do sleep 0.1; done
+        until [ $(grep -c 'goes on' errors) = $again ]; do
+            kill -0 $! || exit 1
+            sleep 0.1
+        done
     done
     wait $! || exit 1
     cat errors
