@@ -273,7 +273,8 @@ fn rests() -> Verdict {
         }
         Ok::<_, Failure>(exited)
     };
-    let (most, few): (fn(u64) -> bool, fn(u64) -> bool) = (|exited| exited > HALF, |exited| exited < HALF);
+    let most = |exited| exited > HALF;
+    let few = |exited| exited < HALF;
     let _polls = Parameters::set(&[("halt_poll_ns", 0)])?;
     let never = Parameters::set(&[("halt_rest_ns", 0)])?;
     let running = vcpu.start();
