@@ -229,7 +229,7 @@ pub trait Host: Cpus + Clone {
     fn interrupts_on(&self, before: Masks);
     /// Whether the thread is wanted: a signal is pending, or another thread's turn has come.
     fn must_stop(&self) -> bool;
-    /// Whether the process is wanted: a signal is pending for the thread, or the kernel has work for its way to user mode.
+    /// Whether a signal is pending for the thread.
     fn signal_pending(&self) -> bool;
     /// How polling before sleep goes.
     fn halt_polling(&self) -> HaltPolling;

@@ -92,19 +92,15 @@ void ws_guest_ends(u32 flags)
 	current->flags &= ~PF_VCPU;
 }
 
-/*
- * Whether the process is wanted: by a signal, or by work that the kernel has put off until its way to user mode, as recent schedulers
- * do with a thread whose cgroup has used up its cpu.max.
- */
-u32 ws_signal_pending(void)
-{
-	return signal_pending(current) || READ_ONCE(current->task_works);
-}
-
-/* Whether the thread is wanted elsewhere: the same, or another thread's turn. */
+/* Whether the thread is wanted elsewhere: a signal, or another thread's turn. */
 u32 ws_must_stop(void)
 {
-	return ws_signal_pending() || need_resched();
+	return signal_pending(current) || need_resched();
+}
+
+u32 ws_signal_pending(void)
+{
+	return signal_pending(current) != 0;
 }
 
 /*
