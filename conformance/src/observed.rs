@@ -182,17 +182,20 @@ fn waits() -> Verdict {
     equal(read(folder(&machine).join("halt_wakeup"))?.trim(), "0", "halt_wakeup")
 }
 
+/// Where the module has a parameter. The original was a part of the kernel, and KVM's module in name.
+fn parameter(name: &str) -> Option<PathBuf> {
+    let of = |module| Path::new("/sys/module").join(module).join("parameters").join(name);
+    ["worldswitch", "kvm"].map(of).into_iter().find(|path| path.exists())
+}
+
 /// Parameters of the module with other values, until dropped.
 struct Parameters(Vec<(PathBuf, String)>);
 
 impl Parameters {
     fn set(values: &[(&str, u32)]) -> Result<Self, Failure> {
-        // The original was a part of the kernel, and KVM's module in name.
-        let modules = ["worldswitch", "kvm"].map(|module| Path::new("/sys/module").join(module).join("parameters"));
         let mut before = Self(Vec::new());
         for (name, value) in values {
-            let mut paths = modules.iter().map(|module| module.join(name));
-            let path = paths.find(|path| path.exists()).ok_or_else(|| Failure::new(format!("no parameter {name}")))?;
+            let path = parameter(name).ok_or_else(|| Failure::new(format!("no parameter {name}")))?;
             before.0.push((path.clone(), read(&path)?));
             write(path, &value.to_string())?;
         }
@@ -243,7 +246,7 @@ fn polls() -> Verdict {
 fn rests() -> Verdict {
     const COUNT: usize = 0x800;
     const ROUND: u64 = 20;
-    if !Path::new("/sys/module/worldswitch/parameters/halt_rest_ns").exists() {
+    if parameter("halt_rest_ns").is_none() {
         return Ok(()); // the original has none, and every WFI exits
     }
     let mut program = Program::new();

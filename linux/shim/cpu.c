@@ -86,9 +86,7 @@ u32 ws_guest_begins(void)
 
 void ws_guest_ends(u32 flags)
 {
-	unsigned long saved = flags;
-
-	local_irq_restore(saved);
+	ws_irq_restore(flags);
 	current->flags &= ~PF_VCPU;
 }
 

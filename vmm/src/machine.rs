@@ -102,9 +102,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine to its end.
 pub fn run(configuration: &Configuration) -> Result<End, Error> {
-    if configuration.save.is_some() {
-        hold_save()?;
-    }
+    hold_save(configuration.save.is_some())?;
     let memory = configuration.memory;
     if memory > MAX_RAM {
         return Err(Error::TooMuchMemory { mib: memory >> 20 });
@@ -129,9 +127,7 @@ pub fn run(configuration: &Configuration) -> Result<End, Error> {
 
 /// Goes on with a saved machine, to its end.
 pub fn resume(resumption: &Resumption) -> Result<End, Error> {
-    if resumption.save.is_some() {
-        hold_save()?;
-    }
+    hold_save(resumption.save.is_some())?;
     let path = &resumption.machine;
     let bad = |source| Error::SavedMachine { path: path.clone(), source };
     let mut file = saved_machine::open(path)?;
@@ -220,9 +216,10 @@ impl Boot {
     }
 }
 
-/// Has the signal that saves wait until there is a machine, instead of ending the process.
-fn hold_save() -> Result<(), Error> {
-    SigSet::from(SAVE).thread_block().map_err(|errno| Error::host("cannot handle signals")(errno.into()))
+/// Has the signal that saves, if one does, wait until there is a machine, instead of ending the process.
+fn hold_save(saves: bool) -> Result<(), Error> {
+    let held = if saves { SigSet::from(SAVE) } else { SigSet::empty() };
+    held.thread_block().map_err(|errno| Error::host("cannot handle signals")(errno.into()))
 }
 
 /// Signals that end the machine in order.
