@@ -10,7 +10,7 @@ use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, set_attribute};
 use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Answer, Fd, Nowhere};
 use crate::system::UNKNOWN;
-use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
+use crate::verdict::{Failure, Outcome, Verdict, equal};
 
 /// The table.
 pub const CASES: &[Case] = &[
@@ -377,7 +377,7 @@ fn wakes() -> Verdict {
     {
         let running = vcpu.start();
         std::thread::sleep(std::time::Duration::from_millis(50));
-        holds(!running.has_returned(), "the guest waits in WFI")?;
+        let running = running.still("the guest waits in WFI")?;
         drive(&machine.vm, line.encode(), high).succeeds("raising the line")?;
         let exit = running.result()?;
         let told = u64::from(number);

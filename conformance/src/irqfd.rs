@@ -110,7 +110,7 @@ fn edges() -> Verdict {
     for _ in 0..3 {
         let running = vcpu.start();
         std::thread::sleep(std::time::Duration::from_millis(20));
-        holds(!running.has_returned(), "the guest waits in WFI")?;
+        let running = running.still("the guest waits in WFI")?;
         ring(&event)?;
         let expected = Mmio { phys_addr: DEVICE.into(), data: u64::from(SPI).to_le_bytes(), len: 4, is_write: true };
         equal(running.result()?, Exit::Mmio(expected), "what the guest tells")?;
@@ -121,7 +121,7 @@ fn edges() -> Verdict {
     vcpu.expect_write(DEVICE, 4, SPI)?;
     let running = vcpu.start();
     std::thread::sleep(std::time::Duration::from_millis(20));
-    holds(!running.has_returned(), "the guest waits in WFI")?;
+    let running = running.still("the guest waits in WFI")?;
     running.stop()
 }
 

@@ -107,8 +107,7 @@ impl Copier {
     }
 
     fn end(&self, running: Running) -> Verdict {
-        holds(!running.has_returned(), "the guest still runs")?;
-        running.stop()
+        running.still("the guest runs")?.stop()
     }
 }
 

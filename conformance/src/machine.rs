@@ -245,6 +245,14 @@ impl Running {
         self.0.is_finished()
     }
 
+    /// KVM_RUN has not returned; `what` says why it should not have. If it has, the failure says with what.
+    pub fn still(self, what: &str) -> Result<Self, Failure> {
+        if !self.has_returned() {
+            return Ok(self);
+        }
+        Err(Failure::new(format!("not so: {what}: KVM_RUN returned {:?}", self.join())))
+    }
+
     /// Waits until KVM_RUN returns by itself, with success.
     pub fn result(self) -> Result<Exit, Failure> {
         self.result_or_errno()?.succeeds("KVM_RUN")

@@ -147,7 +147,7 @@ fn signal_in_wfi() -> Verdict {
         vcpu.page.forget_exit();
         let running = vcpu.start();
         std::thread::sleep(Duration::from_millis(30));
-        holds(!running.has_returned(), "WFI does not leave to the process")?;
+        let running = running.still("WFI does not leave to the process")?;
         running.stop()?;
         equal(vcpu.page.exit(), Exit::Interrupted, "the reason in the shared page")?;
     }
@@ -192,7 +192,7 @@ fn signal_mask() -> Verdict {
         await_counting(&machine)?;
     }
     std::thread::sleep(Duration::from_millis(20));
-    holds(!running.has_returned(), "a signal that is blocked during the run does not end it")?;
+    let running = running.still("a signal that is blocked during the run does not end it")?;
     machine.ram.write(STOP, 1);
     let exit = running.result()?;
     equal(exit, Exit::SystemEvent { event: KVM_SYSTEM_EVENT_SHUTDOWN, flags: 0 }, "the exit")
@@ -231,10 +231,11 @@ fn two_runs() -> Verdict {
     await_counting(&machine)?;
     let second = vcpu.start();
     std::thread::sleep(Duration::from_millis(50));
-    holds(!first.has_returned() && !second.has_returned(), "the second KVM_RUN waits while the first runs")?;
+    let (first, second) =
+        (first.still("the first KVM_RUN runs")?, second.still("the second KVM_RUN waits while the first runs")?);
     first.stop()?;
     await_counting(&machine)?;
-    holds(!second.has_returned(), "the second runs now")?;
+    let second = second.still("the second runs now")?;
     second.stop()?;
     // Registers can be had again.
     vcpu.fd.register(PC).succeeds("KVM_GET_ONE_REG").map(|_| ())
@@ -325,7 +326,7 @@ fn system_events() -> Verdict {
             // Nothing runs until it is initialised again.
             let running = vcpu.start();
             std::thread::sleep(Duration::from_millis(30));
-            holds(!running.has_returned(), "KVM_RUN of a vCPU that is off sleeps")?;
+            let running = running.still("KVM_RUN of a vCPU that is off sleeps")?;
             running.stop()?;
             vcpu.init(&machine.target()?).succeeds("KVM_ARM_VCPU_INIT")?;
             equal(vcpu.mp_state()?, KVM_MP_STATE_RUNNABLE, "the state when it is initialised again")?;
@@ -342,7 +343,7 @@ fn cpu_off() -> Verdict {
     let vcpu = machine.vcpu(0)?;
     let running = vcpu.start();
     std::thread::sleep(Duration::from_millis(50));
-    holds(!running.has_returned(), "CPU_OFF does not leave to the process")?;
+    let running = running.still("CPU_OFF does not leave to the process")?;
     running.stop()?;
     equal(vcpu.mp_state()?, KVM_MP_STATE_STOPPED, "the state")?;
     // Turned on by the process it goes on behind the call, which has not succeeded then.
@@ -368,7 +369,7 @@ fn cpu_on() -> Verdict {
     other.init(&init).succeeds("KVM_ARM_VCPU_INIT")?;
     let running = other.start();
     std::thread::sleep(Duration::from_millis(30));
-    holds(!running.has_returned(), "a vCPU that is off sleeps")?;
+    let running = running.still("a vCPU that is off sleeps")?;
     vcpu.expect_write(DEVICE, 4, psci::SUCCESS as u32)?;
     let told = Mmio { phys_addr: u64::from(DEVICE) + 8, data: 0x1357u64.to_le_bytes(), len: 4, is_write: true };
     equal(running.result()?, Exit::Mmio(told), "what the other vCPU does")?;
@@ -426,7 +427,7 @@ fn lost() -> Verdict {
     vcpu.fd.set_register(PC, 0x2000_0000).succeeds("writing PC")?;
     let running = vcpu.start();
     std::thread::sleep(Duration::from_millis(50));
-    holds(!running.has_returned(), "a fetch from nowhere is the guest's own affair")?;
+    let running = running.still("a fetch from nowhere is the guest's own affair")?;
     running.stop()
 }
 

@@ -8,7 +8,7 @@ use crate::Case;
 use crate::code::Program;
 use crate::machine::{DEVICE, Machine, PC, RAM, Vcpu};
 use crate::sys::Fd;
-use crate::verdict::{Outcome, Verdict, equal, holds};
+use crate::verdict::{Outcome, Verdict, equal};
 
 /// The table.
 pub const CASES: &[Case] = &[
@@ -96,7 +96,7 @@ fn lines() -> Verdict {
     let running = vcpu.start();
     machine.await_word(WORD, 1, "the guest runs anew")?;
     std::thread::sleep(std::time::Duration::from_millis(20));
-    holds(!running.has_returned(), "with both lines low the guest is left alone")?;
+    let running = running.still("with both lines low the guest is left alone")?;
     running.stop()
 }
 
@@ -113,7 +113,7 @@ fn wakes() -> Verdict {
     vcpu.expect_write(DEVICE + 4, 4, DEVICE)?;
     let running = vcpu.start();
     std::thread::sleep(std::time::Duration::from_millis(50));
-    holds(!running.has_returned(), "the guest waits in WFI")?;
+    let running = running.still("the guest waits in WFI")?;
     drive(&machine.vm, 0, KVM_ARM_IRQ_CPU_FIQ, 1).succeeds("raising a line")?;
     let exit = running.result()?;
     let data = u64::from(DEVICE).to_le_bytes();
@@ -173,7 +173,7 @@ fn timer(crm: u32, bit: u64) -> Verdict {
     expect_level(&vcpu, bit)?;
     let running = vcpu.start();
     std::thread::sleep(std::time::Duration::from_millis(50));
-    holds(!running.has_returned(), "the guest waits, though a timer is due that the process knows about")?;
+    let running = running.still("the guest waits, though a timer is due that the process knows about")?;
     drive(&machine.vm, 0, KVM_ARM_IRQ_CPU_IRQ, 1).succeeds("raising the line")?;
     let data = u64::from(DEVICE).to_le_bytes();
     let expected = Exit::Mmio(Mmio { phys_addr: u64::from(DEVICE) + 12, data, len: 4, is_write: true });

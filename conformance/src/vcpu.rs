@@ -223,7 +223,7 @@ fn mp_state() -> Verdict {
     // It sleeps until somebody turns it on, and a signal gets it out.
     let running = off.start();
     std::thread::sleep(std::time::Duration::from_millis(50));
-    holds(!running.has_returned(), "a vCPU that is off sleeps in KVM_RUN")?;
+    let running = running.still("a vCPU that is off sleeps in KVM_RUN")?;
     running.stop()
 }
 
