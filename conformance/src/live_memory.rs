@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::Case;
 use crate::code::Program;
-use crate::machine::{Machine, RAM, RAM_BYTES, Running, Vcpu, region};
+use crate::machine::{Machine, RAM, RAM_BYTES, Running, Vcpu, await_that, region};
 use crate::memory_map::{BLOCK, Memory, PAGE, memory_file};
 use crate::sys::process;
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -209,6 +209,8 @@ fn file() -> Verdict {
 
 fn forked() -> Verdict {
     let guest = Copier::new()?;
+    // Both processes see it.
+    let told = Memory::of_file(&memory_file(PAGE).succeeds("memfd_create")?, PAGE, true).succeeds("mmap")?;
     // Only a process of one thread can fork here, so the guest runs before and after. What it has mapped stays mapped.
     for value in 1..10 {
         guest.run(|guest| guest.write(value, "a word"))?;
@@ -216,13 +218,16 @@ fn forked() -> Verdict {
             // The child's memory is a copy: nobody sees this.
             guest.ram().write(IN, 0xbad);
             guest.ram().write(OUT, 0xbad);
-            0
+            // Its end is a signal (SIGCHLD) to the parent, which may end a run.
+            await_that(|| told.read(0) == value).is_err().into()
         })
         .succeeds("fork")?;
         // The parent's next write makes it a new page, which the guest must get.
         guest.ram().write(IN, value + 100);
-        guest.run(|guest| guest.shows(value + 100, "the parent's memory after a fork"))?;
+        let ran = guest.run(|guest| guest.shows(value + 100, "the parent's memory after a fork"));
+        told.write(0, value);
         equal(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "the child's end")?;
+        ran?;
         guest.run(|guest| guest.shows(value + 100, "the parent's memory after the child's end"))?;
     }
     Ok(())
