@@ -98,6 +98,7 @@ struct Inner {
     quiescent: AtomicUsize,
     alone: AtomicBool,
     signal_pending: AtomicBool,
+    work_pending: AtomicBool,
     turns: AtomicUsize,
     yields: AtomicUsize,
     leaves: AtomicUsize,
@@ -161,6 +162,7 @@ impl Host {
             quiescent: AtomicUsize::default(),
             alone: AtomicBool::new(true),
             signal_pending: AtomicBool::new(false),
+            work_pending: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
             yields: AtomicUsize::new(0),
             leaves: AtomicUsize::new(0),
@@ -277,6 +279,11 @@ impl Host {
     /// Another thread's turn has come, until the next `yield_cpu`.
     pub fn set_must_stop(&self) {
         self.0.must_stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives the kernel work for the thread's way to user mode, or no longer.
+    pub fn set_work(&self, pending: bool) {
+        self.0.work_pending.store(pending, Ordering::SeqCst);
     }
 
     /// Makes a signal pending, or no longer. (A [`Waiter`] has its own.)
@@ -630,12 +637,16 @@ impl host::Host for Host {
     }
 
     fn must_stop(&self) -> bool {
-        self.0.must_stop.load(Ordering::SeqCst) || self.signal_pending()
+        self.0.must_stop.load(Ordering::SeqCst) || self.signal_pending() || self.work_pending()
     }
 
     fn signal_pending(&self) -> bool {
         self.turn();
         self.0.signal_pending.load(Ordering::SeqCst)
+    }
+
+    fn work_pending(&self) -> bool {
+        self.0.work_pending.load(Ordering::SeqCst)
     }
 
     fn halt_polling(&self) -> HaltPolling {

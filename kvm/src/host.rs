@@ -227,10 +227,12 @@ pub trait Host: Cpus + Clone {
     fn interrupts_off(&self) -> Masks;
     /// Puts back what [`Self::interrupts_off`] changed; what waited is taken.
     fn interrupts_on(&self, before: Masks);
-    /// Whether the thread is wanted: a signal is pending, or another thread's turn has come.
+    /// Whether the thread is wanted: a signal or the kernel's own work is pending, or another thread's turn has come.
     fn must_stop(&self) -> bool;
     /// Whether a signal is pending for the thread.
     fn signal_pending(&self) -> bool;
+    /// Whether the kernel has put off work of its own until the thread's way to user mode.
+    fn work_pending(&self) -> bool;
     /// How polling before sleep goes.
     fn halt_polling(&self) -> HaltPolling;
     /// Whether the thread may spin where it could sleep: nobody else wants the CPU.

@@ -44,6 +44,8 @@ pub enum Return {
     Asks,
     /// A signal is pending, the process asked not to enter, or it is to be told a timer's level (EINTR).
     Interrupted,
+    /// The kernel has work for the thread on its way to user mode. Then the call begins again, unless a signal's handler is to run.
+    Again,
     /// The process's memory cannot be had (EFAULT, EHWPOISON, ENOMEM).
     Unresolved(Unresolved),
     /// The interrupt controller is not ready.
@@ -146,10 +148,10 @@ impl<H: Host> Run<'_, H> {
     fn until_wanted(&mut self) -> Return {
         loop {
             let Some(code) = self.stay() else {
-                if self.see_to_what_came_up() {
-                    continue;
+                match self.see_to_what_came_up() {
+                    Next::Enter => continue,
+                    Next::Leave(result) => return result,
                 }
-                return Return::Interrupted;
             };
             self.take_async_abort();
             // The most frequent of those that come here, and only ever of an instruction that was executed: straight to the point.
@@ -165,22 +167,26 @@ impl<H: Host> Run<'_, H> {
         }
     }
 
-    /// Sees to whatever may keep [`Self::stay`] from entering the guest. False: the process is wanted.
+    /// Sees to whatever may keep [`Self::stay`] from entering the guest, unless the process is wanted.
     #[cold]
     #[inline(never)]
-    fn see_to_what_came_up(&mut self) -> bool {
-        self.hypervisor.host.yield_cpu();
-        if self.hypervisor.host.signal_pending() {
+    fn see_to_what_came_up(&mut self) -> Next {
+        let host = &self.hypervisor.host;
+        host.yield_cpu();
+        if host.signal_pending() {
             self.vcpu.statistics.signal_exits.count();
-            return false;
+            return Next::Leave(Return::Interrupted);
+        }
+        if host.work_pending() {
+            return Next::Leave(Return::Again);
         }
         if !self.is_on() || self.process_is_behind() {
-            return false;
+            return Next::Leave(Return::Interrupted);
         }
         if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
             self.hypervisor.vmids.assign(self.vm.memory.vmid());
         }
-        true
+        Next::Enter
     }
 
     /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.

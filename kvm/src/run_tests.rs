@@ -47,6 +47,26 @@ fn a_signal_that_comes_at_the_last_moment_does_too() {
 }
 
 #[test]
+fn the_kernels_own_work_comes_before_the_guest_and_a_signal_before_that() {
+    let mut machine = Machine::new(1);
+    let host = machine.host.clone();
+    machine.host.race_entry(move || host.set_work(true));
+    assert_eq!(machine.run(0), Return::Again);
+    assert_eq!(machine.entries(), 0);
+    machine.host.set_signal(true);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    machine.host.set_signal(false);
+    machine.host.set_work(false);
+    let host = machine.host.clone();
+    machine.script([at(0, move |_| {
+        host.set_work(true);
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Again, "and it is looked for after each stay");
+    assert_eq!(machine.entries(), 1);
+}
+
+#[test]
 fn an_immediate_exit_completes_the_pending_access_and_nothing_more() {
     let mut machine = Machine::new(1);
     machine.script([at(0, |context| fault(context, load(3), NOWHERE))]);

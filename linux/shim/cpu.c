@@ -90,10 +90,31 @@ void ws_guest_ends(u32 flags)
 	current->flags &= ~PF_VCPU;
 }
 
-/* Whether the thread is wanted elsewhere: a signal, or another thread's turn. */
+/*
+ * Whether the kernel has put off work until the thread's way to user mode, as recent schedulers do with a thread whose cgroup has used
+ * up its cpu.max. 5.10 has no way to have a call begin again that a tracer does not undo, and puts off nothing that cannot wait.
+ */
+u32 ws_work_pending(void)
+{
+#ifdef TIF_NOTIFY_SIGNAL
+	return READ_ONCE(current->task_works) != NULL;
+#else
+	return 0;
+#endif
+}
+
+/* Has a call that returns ERESTARTNOHAND begin again, once the work is done, unless a signal's handler is to run. */
+void ws_return_to_work(void)
+{
+#ifdef TIF_NOTIFY_SIGNAL
+	set_thread_flag(TIF_NOTIFY_SIGNAL);
+#endif
+}
+
+/* Whether the thread is wanted elsewhere: a signal, such work, or another thread's turn. */
 u32 ws_must_stop(void)
 {
-	return signal_pending(current) || need_resched();
+	return signal_pending(current) || ws_work_pending() || need_resched();
 }
 
 u32 ws_signal_pending(void)

@@ -63,6 +63,8 @@ u32 ws_guest_begins(void);
 void ws_guest_ends(u32 flags);
 u32 ws_must_stop(void);
 u32 ws_signal_pending(void);
+u32 ws_work_pending(void);
+void ws_return_to_work(void);
 void ws_note_quiescent(void);
 void ws_yield(void);
 void ws_on_each_cpu(void (*function)(void *), void *argument);

@@ -39,6 +39,7 @@ errnos! {
     ENOSYS = 38,
     EOPNOTSUPP = 95,
     EHWPOISON = 133,
+    ERESTARTNOHAND = 514,
 }
 
 /// The result of what can fail as a system call fails.

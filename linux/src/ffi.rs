@@ -58,6 +58,8 @@ unsafe extern "C" {
     pub fn ws_guest_ends(flags: u32);
     pub safe fn ws_must_stop() -> u32;
     pub safe fn ws_signal_pending() -> u32;
+    pub safe fn ws_work_pending() -> u32;
+    pub safe fn ws_return_to_work();
     pub safe fn ws_note_quiescent();
     pub safe fn ws_yield();
     pub fn ws_on_each_cpu(function: unsafe extern "C" fn(*mut c_void), argument: *mut c_void);

@@ -304,6 +304,10 @@ impl Host for Kernel {
         ffi::ws_signal_pending() != 0
     }
 
+    fn work_pending(&self) -> bool {
+        ffi::ws_work_pending() != 0
+    }
+
     fn halt_polling(&self) -> HaltPolling {
         let (mut longest, mut grow, mut grow_start, mut shrink) = (0, 0, 0, 0);
         // SAFETY: four places to write to.

@@ -144,6 +144,12 @@ impl VcpuObject {
                 }
                 Err(Errno::EINTR)
             }
+            Return::Again => {
+                // Seen by the process if a signal's handler runs: the call is EINTR then.
+                self.set_shared(offset_of!(Run, exit_reason), KVM_EXIT_INTR);
+                ffi::ws_return_to_work();
+                Err(Errno::ERESTARTNOHAND)
+            }
             Return::Unresolved(Unresolved::OutOfMemory) => Err(Errno::ENOMEM),
             Return::Unresolved(Unresolved::Interrupted) => Err(Errno::EINTR),
             Return::Unresolved(Unresolved::Poisoned) => Err(Errno::EHWPOISON),

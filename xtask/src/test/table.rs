@@ -257,6 +257,34 @@ const KEPT_WITHOUT_ANSWERS: Test =
 const REGISTERS: Test = Test::of("conformance", "kvm-conformance registers vcpu 'vm: the preferred target' </dev/null")
     .expecting(&[Report]);
 
+/// Recent schedulers stop a thread that has used up its quota on its way to user mode only, to where a busy guest never leaves by itself.
+const QUOTA: Test = Test::of(
+    "a guest that needs nothing of its process gets no more of a CPU than its cgroup may use",
+    "mount -t cgroup2 none /sys/fs/cgroup && cd /sys/fs/cgroup || exit 1
+    echo +cpu >cgroup.subtree_control && mkdir quota && echo 20000 100000 >quota/cpu.max || exit 1
+    guest -c 'echo started; while :; do :; done' </dev/null >/tmp/quota 2>&1 &
+    until grep -q started /tmp/quota; do
+        kill -0 $! || exit 1
+        sleep 0.1
+    done
+    monitor=$(pidof wsvm)
+    echo $monitor >quota/cgroup.procs || exit 1
+    figures() {
+        cut -d' ' -f1 /proc/uptime
+        sed -n 's/usage_usec //p' quota/cpu.stat
+    }
+    before=$(figures)
+    sleep 4
+    echo $before $(figures) | awk '{
+        share = ($4 - $2) / 1e4 / ($3 - $1)
+        print share \" per cent\"
+        exit share < 5 || share > 50
+    }'
+    status=$?
+    kill $monitor
+    exit $status",
+);
+
 /// Of these, what the shim asks of the kernel: tracepoints and debugfs, eventfds, MMU notifiers, PFN maps.
 const OTHER_KERNEL: &[Test] = &[
     LOADED,
@@ -264,6 +292,7 @@ const OTHER_KERNEL: &[Test] = &[
     HYP_ABI,
     Test::of("conformance", "kvm-conformance observed irqfd 'live memory' backings </dev/null").expecting(&[Report]),
     RELOAD,
+    QUOTA,
 ];
 
 /// Of these, loads and stores of all kinds, and of which the instruction is read.
