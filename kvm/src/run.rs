@@ -62,6 +62,12 @@ enum Next {
     Leave(Return),
 }
 
+/// Who wants the thread before the guest may go on.
+enum Wanted {
+    ByProcess,
+    ByKernel,
+}
+
 /// A vCPU's turn.
 struct Run<'a, H: Host> {
     hypervisor: &'a Hypervisor<H>,
@@ -149,8 +155,9 @@ impl<H: Host> Run<'_, H> {
         loop {
             let Some(code) = self.stay() else {
                 match self.see_to_what_came_up() {
-                    Next::Enter => continue,
-                    Next::Leave(result) => return result,
+                    None => continue,
+                    Some(Wanted::ByProcess) => return Return::Interrupted,
+                    Some(Wanted::ByKernel) => return Return::Again,
                 }
             };
             self.take_async_abort();
@@ -167,26 +174,26 @@ impl<H: Host> Run<'_, H> {
         }
     }
 
-    /// Sees to whatever may keep [`Self::stay`] from entering the guest, unless the process is wanted.
+    /// Sees to whatever may keep [`Self::stay`] from entering the guest, unless the thread is wanted elsewhere.
     #[cold]
     #[inline(never)]
-    fn see_to_what_came_up(&mut self) -> Next {
+    fn see_to_what_came_up(&mut self) -> Option<Wanted> {
         let host = &self.hypervisor.host;
         host.yield_cpu();
         if host.signal_pending() {
             self.vcpu.statistics.signal_exits.count();
-            return Next::Leave(Return::Interrupted);
+            return Some(Wanted::ByProcess);
         }
         if host.work_pending() {
-            return Next::Leave(Return::Again);
+            return Some(Wanted::ByKernel);
         }
         if !self.is_on() || self.process_is_behind() {
-            return Next::Leave(Return::Interrupted);
+            return Some(Wanted::ByProcess);
         }
         if !self.hypervisor.vmids.is_current(self.vm.memory.vmid()) {
             self.hypervisor.vmids.assign(self.vm.memory.vmid());
         }
-        Next::Enter
+        None
     }
 
     /// Waits until the vCPU is on, and starts it if it just was turned on. False: a signal came first.

@@ -174,6 +174,7 @@ impl Exit {
     }
 
     /// The payload's words from the first on, and how many of them count: the rest of the page stays as it was.
+    #[inline(always)] // Of a kind that is known where it is reported, nothing is left but its words.
     pub const fn encode(&self) -> (ExitWords, usize) {
         match *self {
             Self::Unknown { hardware_exit_reason } => ([hardware_exit_reason, 0, 0], 1),
