@@ -187,6 +187,7 @@ fn what_the_process_lacks_is_an_error() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn huge_pages_become_blocks_where_all_fits() {
     let mut vm = Vm::with_ram(0);
     for page in 0..1024 {
@@ -414,7 +415,7 @@ proptest! {
     /// Whatever happens: what the guest reaches is what the process has there now, and it writes only where both the
     /// process and the slot let it.
     #[test]
-    fn a_guest_reaches_what_the_process_has_and_no_more(steps in prop::collection::vec(step(), 1..80)) {
+    fn a_guest_reaches_what_the_process_has_and_no_more(steps in prop::collection::vec(step(), 1..fake::steps(80))) {
         let mut vm = Vm::new();
         let mut process: BTreeMap<u32, (u64, bool)> = BTreeMap::new();
         let mut slots: BTreeMap<u32, Region> = BTreeMap::new();

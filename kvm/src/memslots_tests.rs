@@ -175,7 +175,7 @@ fn request() -> impl Strategy<Value = Region> {
 
 proptest! {
     #[test]
-    fn addresses_translate_as_pages_do(requests in prop::collection::vec(request(), 1..40)) {
+    fn addresses_translate_as_pages_do(requests in prop::collection::vec(request(), 1..fake::steps(40))) {
         let mut slots = Slots::new(&fake::Host::new()).unwrap();
         let mut model: BTreeMap<u32, Region> = BTreeMap::new();
         for request in requests {

@@ -184,6 +184,7 @@ mod tests {
 
     /// Many are searched, and none of many that are gone keeps the lock for long.
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn what_is_unique_is_found_among_many() {
         let host = fake::Host::new();
         let list = List::new();

@@ -180,7 +180,7 @@ fn every_vcpus_timer_is_tied_to_the_hardware() {
 
 #[test]
 fn vcpus_that_come_while_it_is_made_are_not_forgotten() {
-    for _ in 0..200 {
+    for _ in 0..fake::steps(200) {
         let machine = Machine::bare(1);
         machine.vm.create_irqchip().unwrap();
         let vm: Arc<Vm<fake::Host>> = machine.vm.clone();

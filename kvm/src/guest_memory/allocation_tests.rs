@@ -114,6 +114,7 @@ fn slots() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn faults() {
     let fault = |page| move |vm: &mut Vm| vm.fault(page, Access::Write).map(mapped);
     let clean = || {

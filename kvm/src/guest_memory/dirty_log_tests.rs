@@ -312,7 +312,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever happens, the log is the set of pages that were written since their bits were cleared.
     #[test]
-    fn the_log_is_what_was_written(steps in prop::collection::vec(step(), 1..60)) {
+    fn the_log_is_what_was_written(steps in prop::collection::vec(step(), 1..crate::fake::steps(60))) {
         let mut vm = with_blocks(LOG_DIRTY_PAGES);
         let (mut written, mut manual, mut logging) = (BTreeSet::new(), false, true);
         for step in steps {

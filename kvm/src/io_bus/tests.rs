@@ -222,6 +222,7 @@ fn a_zone_over_the_end_of_addresses_has_nothing_in_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn there_are_a_thousand_zones_at_most() {
     let (host, bus) = bus();
     for number in 0..1000 {

@@ -189,7 +189,7 @@ proptest! {
     #![proptest_config(fake::cases(64))]
 
     #[test]
-    fn tables_are_what_was_mapped(steps in prop::collection::vec(step(), 1..40)) {
+    fn tables_are_what_was_mapped(steps in prop::collection::vec(step(), 1..fake::steps(40))) {
         run(steps);
     }
 

@@ -4,7 +4,7 @@
 use super::machine::{Machine, NR_IRQS, Step, TIMER, VCPUS, drain, read_back, set_up, step_and_check};
 use super::reference::Reference;
 use super::{CpuInterface, Kicks};
-use crate::fake::cases;
+use crate::fake::{cases, steps};
 use arch::gic::gicd;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ proptest! {
     fn behaves_as_a_gicv2(
         list_registers in prop_oneof![4 => Just(4usize), 1 => 1usize..=17],
         spread in prop_oneof![Just(0u32), 1u32..=3],
-        steps in proptest::collection::vec(step(), 1..250),
+        steps in proptest::collection::vec(step(), 1..steps(250)),
     ) {
         let mut machine = Machine::new(list_registers.min(16));
         let mut reference = Reference::new(VCPUS, NR_IRQS);
@@ -92,6 +92,7 @@ proptest! {
 
     /// Kicks take their time. Even so nothing is lost, and no edge is delivered more often than it came.
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn late_kicks_lose_nothing(races in proptest::collection::vec(prop_oneof![
         3 => (32u32..44).prop_map(Race::Edge),
         3 => (44u32..56).prop_map(Race::Raise),
@@ -206,6 +207,7 @@ proptest! {
 
 /// Twenty wait, four fit: all come, each once, in order of priority.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn twenty_pending_through_four_list_registers() {
     let mut machine = Machine::new(4);
     let mut reference = Reference::new(VCPUS, NR_IRQS);
@@ -232,6 +234,7 @@ fn twenty_pending_through_four_list_registers() {
 
 /// Handlers nest deeper than there are list registers: those outside end by EOICount, in the right order.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn eight_handlers_nest_in_four_list_registers() {
     let mut machine = Machine::new(4);
     let mut reference = Reference::new(VCPUS, NR_IRQS);
@@ -256,6 +259,7 @@ fn eight_handlers_nest_in_four_list_registers() {
 
 /// A guest that opens and closes groups in its CPU interface while more waits than fits.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn groups_change_who_comes_next() {
     // Once with the one, once with the other group the more urgent.
     for urgent in [true, false] {

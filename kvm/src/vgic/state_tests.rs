@@ -125,6 +125,7 @@ proptest! {
     /// What no register shows cannot be moved: the priority at which an interrupt was acknowledged, if it has another since; on which of
     /// two vCPUs that handle the same priority it is. So a handler's interrupt keeps priority, group and targets here.
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn goes_on_elsewhere(
         list_registers in prop_oneof![3 => Just(4usize), 1 => 1usize..=3],
         before in proptest::collection::vec(step(), 1..120),
@@ -223,6 +224,7 @@ fn the_cpu_interface_is_gichs_and_the_mask_has_five_bits() {
 
 /// More handlers are under way than there are list registers, and a move in the midst: each end is still that of the right one.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn nested_handlers_end_in_order_elsewhere() {
     let (mut machine, mut reference) = (Machine::new(4), Reference::new(VCPUS, NR_IRQS));
     set_up(&mut machine, &mut reference, 1);
