@@ -305,7 +305,7 @@ fn lines_without_gic() -> Verdict {
 
 fn bad_lines() -> Verdict {
     let machine = fixture()?;
-    let _vcpu = machine.vcpu(0)?;
+    let _vcpus = [machine.vcpu(0)?, machine.vcpu(2)?];
     let _gic = machine.gic()?;
     for kind in 3..16 {
         drive(&machine.vm, kind << 24 | 40, 1).fails(Errno::EINVAL, format_args!("a line of type {kind}"))?;
@@ -326,6 +326,7 @@ fn bad_lines() -> Verdict {
         IrqLine::Spi { number: 255 },
         IrqLine::Ppi { vcpu: 0, number: 16 },
         IrqLine::Ppi { vcpu: 0, number: 31 },
+        IrqLine::Ppi { vcpu: 2, number: 27 },
     ] {
         for level in [1, 0, 7, 0] {
             drive(&machine.vm, line.encode(), level).succeeds(format_args!("{line:?}"))?;

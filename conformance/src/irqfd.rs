@@ -492,7 +492,12 @@ fn line_status() -> Verdict {
         vcpu.expect_write(DEVICE, 4, taken)?;
     }
     let mut bad = IrqLevel { irq: IrqLine::Spi { number: 31 }.encode(), level: 1 };
-    machine.vm.give(KVM_IRQ_LINE_STATUS, &mut bad).fails(Errno::EINVAL, "SPI 31")
+    machine.vm.give(KVM_IRQ_LINE_STATUS, &mut bad).fails(Errno::EINVAL, "SPI 31")?;
+    let memory = Memory::new(PAGE).succeeds("mmap")?;
+    memory.put(0, &[IrqLine::Spi { number: SPI as u16 }.encode(), 0]);
+    memory.protect(0..PAGE, false).succeeds("mprotect")?;
+    machine.vm.inside(KVM_IRQ_LINE, &memory, 0).succeeds("KVM_IRQ_LINE in readonly memory")?;
+    machine.vm.inside(KVM_IRQ_LINE_STATUS, &memory, 0).fails(Errno::EFAULT, "KVM_IRQ_LINE_STATUS in readonly memory")
 }
 
 /// Threads write to eventfds while they become interrupts, are none any more, are closed, and their VM goes.

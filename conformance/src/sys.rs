@@ -138,10 +138,18 @@ impl Fd {
         self.ioctl(ioctl, at.address())
     }
 
-    /// Makes a device of the kernel's.
+    /// An ioctl whose structure lies there, where the process may have said that nobody writes.
+    pub fn inside(&self, ioctl: u32, memory: &crate::memory_map::Memory, offset: usize) -> Answer {
+        assert!(offset + argument_size(ioctl) <= memory.bytes(), "{ioctl:#x} takes a larger structure");
+        self.ioctl(ioctl, memory.address(offset) as usize)
+    }
+
+    /// Makes a device of the kernel's. Its descriptor is in the structure, and the answer 0.
     pub fn create_device(&self, device_type: u32) -> Result<Self, Errno> {
         let mut device = uapi::CreateDevice { device_type, ..Default::default() };
-        self.give(uapi::KVM_CREATE_DEVICE, &mut device)?;
+        if self.give(uapi::KVM_CREATE_DEVICE, &mut device)? != 0 {
+            return Err(Errno::EPROTO);
+        }
         // SAFETY: the call succeeded without KVM_CREATE_DEVICE_TEST, so `fd` is a new descriptor.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(device.fd as RawFd) }))
     }
