@@ -8,6 +8,7 @@ use uapi::*;
 use crate::Case;
 use crate::code::Program;
 use crate::machine::{DEVICE, Machine, RAM, region};
+use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Fd, Nowhere, process};
 use crate::system::UNKNOWN;
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -126,6 +127,10 @@ fn test_devices() -> Verdict {
         vm.give(KVM_CREATE_DEVICE, &mut request).succeeds("KVM_CREATE_DEVICE_TEST")?;
         equal(request, test, "the structure afterwards")?;
     }
+    let memory = Memory::new(PAGE).succeeds("mmap")?;
+    memory.put(0, &[KVM_DEV_TYPE_ARM_VGIC_V2, 0, 0]);
+    memory.protect(0..PAGE, false).succeeds("mprotect")?;
+    vm.inside(KVM_CREATE_DEVICE, &memory, 0).fails(Errno::EFAULT, "KVM_CREATE_DEVICE in readonly memory")?;
     vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE").map(|_| ())
 }
 

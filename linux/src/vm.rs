@@ -216,6 +216,8 @@ fn create_device(object: &Shared<VmObject>, argument: UserAddress) -> Result<i32
     if request.flags & uapi::device::KVM_CREATE_DEVICE_TEST != 0 {
         return Ok(0);
     }
+    // A process that could not be told the descriptor gets no device.
+    argument.write(&request)?;
     object.vm.create_irqchip()?;
     let fd = device::create(object).inspect_err(|_| object.vm.forget_irqchip())?;
     request.fd = fd as u32;
