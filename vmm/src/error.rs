@@ -135,6 +135,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// There can be no file for a serial port's output.
+    #[error("cannot write the second serial port's output to {}: {source}. Give --serial another file", .path.display())]
+    SerialOutput {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A file is no saved machine, or none that can go on here.
     #[error("{}: {source}", .path.display())]
     SavedMachine {
@@ -170,6 +178,12 @@ impl Error {
     pub fn save_target(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::SaveTarget { path, source }
+    }
+
+    /// A serial port's output cannot go to this file.
+    pub fn serial_output(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::SerialOutput { path, source }
     }
 
     /// A call to the host failed.
