@@ -319,7 +319,10 @@ impl Machine {
             SerialPort::new(state, SpiPulse::new(vm.clone(), spi), to, wake.clone()).map(Arc::new)
         };
         let second: Sink = match serial {
-            Some(path) => Box::new(File::options().append(true).create(true).open(path).map_err(Error::file(path))?),
+            Some(path) => {
+                let file = File::options().append(true).create(true).open(path);
+                Box::new(file.map_err(Error::serial_output(path))?)
+            }
             None => Box::new(io::sink()),
         };
         let [first_state, second_state] = ports else { return Ok(None) };

@@ -3,13 +3,15 @@
 //!
 //! The file is a sequence of 64-bit little-endian words: a mark and a version; how much memory there is; each vCPU's state; the GIC's;
 //! the serial ports'; and then memory, page by page with its number, without the pages that are all zeros. Lists begin with their
-//! length. The end is marked, so that a file that was cut short is found out. What a file says is looked at where it is used: by
-//! KVM, which refuses what cannot be, and by the memory's bounds.
+//! length. The end is marked, so that a file that was cut short is found out, and a checksum (CRC-32) of all before it follows, so that one
+//! that has changed is. What a file says is looked at where it is used, too: by KVM, which refuses what cannot be, and by the memory's
+//! bounds.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
+use crc32fast::Hasher;
 use vm_superio::SerialState;
 
 use crate::error::Error;
@@ -18,7 +20,7 @@ use crate::kvm::state::{GicWrite, VcpuState};
 use crate::layout::{MAX_CPUS, MAX_RAM, MIN_RAM};
 
 /// "wsvm" and the version of the format.
-const MARK: u64 = u64::from_le_bytes(*b"wsvm\0\0\0\x01");
+const MARK: u64 = u64::from_le_bytes(*b"wsvm\0\0\0\x02");
 /// Number of a page that is none: the end.
 const END: u64 = u64::MAX;
 const PAGE: usize = 4096;
@@ -69,6 +71,43 @@ impl From<io::Error> for BadFile {
     }
 }
 
+/// A file of which a checksum is kept as it is written or read.
+pub struct Summed<F> {
+    file: F,
+    sum: Hasher,
+}
+
+impl<F> Summed<F> {
+    fn new(file: F) -> Self {
+        Self { file, sum: Hasher::new() }
+    }
+
+    /// The checksum of what was written or read so far.
+    fn sum(&self) -> u64 {
+        self.sum.clone().finalize().into()
+    }
+}
+
+impl<F: Write> Write for Summed<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl<F: Read> Read for Summed<F> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(bytes)?;
+        self.sum.update(&bytes[..read]);
+        Ok(read)
+    }
+}
+
 fn write_word(to: &mut impl Write, word: u64) -> io::Result<()> {
     to.write_all(&word.to_le_bytes())
 }
@@ -113,7 +152,7 @@ impl SavedMachine {
     }
 
     fn write_to(&self, file: File, path: &Path, ram: &GuestRam) -> Result<(), Error> {
-        let mut file = BufWriter::with_capacity(64 * PAGE, file);
+        let mut file = Summed::new(BufWriter::with_capacity(64 * PAGE, file));
         self.write_words(&mut file).map_err(Error::file(path))?;
         let (mut page, guest) = ([0; PAGE], ram.guest());
         for (number, at) in guest.step_by(PAGE).enumerate() {
@@ -123,8 +162,14 @@ impl SavedMachine {
                 written.map_err(Error::file(path))?;
             }
         }
-        let ended = write_word(&mut file, END).and_then(|()| file.flush());
-        ended.and_then(|()| file.get_ref().sync_all()).map_err(Error::file(path))
+        let mut end = || {
+            write_word(&mut file, END)?;
+            let sum = file.sum();
+            write_word(&mut file, sum)?;
+            file.flush()?;
+            file.file.get_ref().sync_all()
+        };
+        end().map_err(Error::file(path))
     }
 
     fn write_words(&self, file: &mut impl Write) -> io::Result<()> {
@@ -146,8 +191,10 @@ impl SavedMachine {
 
     /// Reads all but the memory, which is what is left in the file.
     pub fn read(file: &mut impl Read) -> Result<Self, BadFile> {
-        if read_word(file)? != MARK {
-            return Err(BadFile::Mark);
+        match read_word(file).map_err(BadFile::from) {
+            Ok(MARK) => {}
+            Ok(_) | Err(BadFile::CutOff) => return Err(BadFile::Mark),
+            Err(error) => return Err(error),
         }
         let memory = read_word(file)?;
         if !(MIN_RAM..=MAX_RAM).contains(&memory) || !memory.is_multiple_of(1 << 20) {
@@ -175,17 +222,21 @@ impl SavedMachine {
 }
 
 /// Opens a saved machine's file.
-pub fn open(path: &Path) -> Result<BufReader<File>, Error> {
+pub fn open(path: &Path) -> Result<Summed<BufReader<File>>, Error> {
     let file = File::open(path).map_err(Error::file(path))?;
-    Ok(BufReader::with_capacity(64 * PAGE, file))
+    Ok(Summed::new(BufReader::with_capacity(64 * PAGE, file)))
 }
 
-/// Reads the memory that follows a machine in its file.
-pub fn read_memory(file: &mut impl Read, ram: &GuestRam) -> Result<(), BadFile> {
+/// Reads the memory that follows a machine in its file, and whether all of the file is as it was written.
+pub fn read_memory(file: &mut Summed<impl Read>, ram: &GuestRam) -> Result<(), BadFile> {
     let (mut page, guest) = ([0; PAGE], ram.guest());
     loop {
         let number = read_word(file)?;
         if number == END {
+            let sum = file.sum();
+            if read_word(file)? != sum {
+                return Err(BadFile::Damaged("it is not what was written: its checksum is another"));
+            }
             return Ok(());
         }
         file.read_exact(&mut page)?;
@@ -295,6 +346,9 @@ mod tests {
     fn what_is_no_machine_is_refused() {
         let good = words(&machine());
         assert!(matches!(SavedMachine::read(&mut &good[1..]), Err(BadFile::Mark)));
+        for cut in 0..8 {
+            assert!(matches!(SavedMachine::read(&mut &good[..cut]), Err(BadFile::Mark)), "{cut} bytes");
+        }
         for cut in 8..good.len() {
             assert!(matches!(SavedMachine::read(&mut &good[..cut]), Err(BadFile::CutOff)), "{cut} bytes");
         }
@@ -308,8 +362,33 @@ mod tests {
         for number in [MIN_RAM / 4096, u64::MAX / 4096, u64::MAX - 1] {
             let mut page = number.to_le_bytes().to_vec();
             page.extend([1; PAGE]);
-            assert!(matches!(read_memory(&mut &page[..], &ram), Err(BadFile::Damaged(_))), "page {number:#x}");
+            let mut file = Summed::new(&page[..]);
+            assert!(matches!(read_memory(&mut file, &ram), Err(BadFile::Damaged(_))), "page {number:#x}");
         }
-        assert!(matches!(read_memory(&mut &[0u8; 100][..], &ram), Err(BadFile::CutOff)));
+        assert!(matches!(read_memory(&mut Summed::new(&[0u8; 100][..]), &ram), Err(BadFile::CutOff)));
+    }
+
+    #[test]
+    fn no_bit_of_a_file_changes_unnoticed() {
+        let base = crate::layout::RAM_BASE;
+        let ram = GuestRam::map(base..base + MIN_RAM, Backing::Any).unwrap();
+        ram.write(b"a word", base + 2 * PAGE as u64).unwrap();
+        let directory = TempDir::new().unwrap();
+        let path = directory.as_path().join("machine");
+        machine().write(&path, &ram).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let read = |bytes: &[u8]| {
+            let mut file = Summed::new(bytes);
+            SavedMachine::read(&mut file).and_then(|_| read_memory(&mut file, &ram))
+        };
+        read(&good).unwrap();
+        for byte in 0..good.len() {
+            let mut bad = good.clone();
+            bad[byte] ^= 1 << (byte % 8);
+            assert!(read(&bad).is_err(), "byte {byte}");
+        }
+        for cut in 0..good.len() {
+            assert!(read(&good[..cut]).is_err(), "{cut} bytes");
+        }
     }
 }
