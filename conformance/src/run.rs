@@ -254,7 +254,13 @@ fn missing_memory() -> Verdict {
         let vcpu = machine.vcpu(0)?;
         machine.ram.unmap(HOLE..HOLE + PAGE).succeeds("munmap")?;
         for _ in 0..3 {
+            vcpu.page.forget_exit();
             vcpu.run().fails(Errno::EFAULT, "KVM_RUN of a guest whose memory is not there")?;
+            let exit = vcpu.page.exit();
+            holds(
+                matches!(exit, Exit::Unknown { .. }),
+                format_args!("the exit before is none of a run that fails: {exit:?}"),
+            )?;
         }
         equal(vcpu.fd.register(PC), Ok(u64::from(RAM) + 16), "PC, at the access")?;
         machine.ram.map_again(HOLE..HOLE + PAGE).succeeds("mmap")?;

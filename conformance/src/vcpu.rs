@@ -68,6 +68,9 @@ fn before_init() -> Verdict {
         vcpu.run().fails(Errno::ENOEXEC, format_args!("KVM_RUN {when}"))?;
         vcpu.fd.register(PC).fails(Errno::ENOEXEC, format_args!("KVM_GET_ONE_REG {when}"))?;
         vcpu.fd.set_register(PC, 0).fails(Errno::ENOEXEC, format_args!("KVM_SET_ONE_REG {when}"))?;
+        vcpu.fd
+            .give(KVM_ARM_VCPU_FINALIZE, &mut [0u8; 4])
+            .fails(Errno::ENOEXEC, format_args!("KVM_ARM_VCPU_FINALIZE {when}"))?;
         vcpu.fd.register_list(0).2.fails(Errno::ENOEXEC, format_args!("KVM_GET_REG_LIST {when}"))
     };
     nothing("before KVM_ARM_VCPU_INIT")?;
@@ -186,6 +189,7 @@ fn bad_pointers() -> Verdict {
             KVM_SET_DEVICE_ATTR,
             KVM_GET_DEVICE_ATTR,
             KVM_HAS_DEVICE_ATTR,
+            KVM_ARM_VCPU_FINALIZE,
         ];
         for number in calls {
             vcpu.fd.nowhere(number, at).fails(Errno::EFAULT, format_args!("ioctl {number:#x} at {at:?}"))?;

@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     Case::of("calls from another process are EIO, on VM, vCPU and device", another_process),
     Case::of("devices that there are not are ENODEV", unknown_devices),
     Case::of("asking whether a device could be made makes none", test_devices),
+    Case::of("descriptors are called as KVM's, in /proc/self/fd", names),
     Case::of("two VMs know nothing of each other", two_vms),
     Case::of("nothing of a VM or device can be mapped", mapping),
 ];
@@ -132,6 +133,18 @@ fn test_devices() -> Verdict {
     memory.protect(0..PAGE, false).succeeds("mprotect")?;
     vm.inside(KVM_CREATE_DEVICE, &memory, 0).fails(Errno::EFAULT, "KVM_CREATE_DEVICE in readonly memory")?;
     vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE").map(|_| ())
+}
+
+fn names() -> Verdict {
+    let machine = Machine::new(&Program::new())?;
+    let vcpu = machine.vcpu(3)?;
+    let gic = machine.vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).succeeds("KVM_CREATE_DEVICE")?;
+    for (fd, name) in [(&machine.vm, "kvm-vm"), (&vcpu.fd, "kvm-vcpu:3"), (&gic, "kvm-arm-vgic-v2")] {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.number()));
+        let link = link.map_err(|error| Failure::new(format!("{name}: {error}")))?;
+        equal(link.to_str(), Some(&*format!("anon_inode:{name}")), "a descriptor's name")?;
+    }
+    Ok(())
 }
 
 fn two_vms() -> Verdict {

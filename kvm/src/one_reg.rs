@@ -71,6 +71,9 @@ pub struct Surroundings<'a> {
 const FIRMWARE_VERSION: u16 = 0;
 const FIRMWARE_BRANCH_HARDENING: u16 = 1;
 const FIRMWARE_STORE_BYPASS: u16 = 2;
+/// Levels of [`FIRMWARE_STORE_BYPASS`] (Documentation/virt/kvm/arm/psci.rst): the workaround is there, and is in use.
+const STORE_BYPASS_AVAILABLE: u64 = 2;
+const STORE_BYPASS_ENABLED: u64 = 1 << 4;
 
 /// The virtual timer's registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -325,8 +328,12 @@ fn set_firmware(around: &Surroundings<'_>, number: u16, value: u64) -> Result<Ef
             Some(version) if (version == Version::V0_1) != around.psci_0_2 => Ok(Effect::PsciVersion(version)),
             _ => Err(Error::Invalid),
         },
-        _ if value <= firmware_level(around, number)? => Ok(Effect::None),
-        _ => Err(Error::Invalid),
+        _ => {
+            // A guest that had the workaround may have turned it on, which says nothing about the host.
+            let enabled = number == FIRMWARE_STORE_BYPASS && value == STORE_BYPASS_AVAILABLE | STORE_BYPASS_ENABLED;
+            let level = if enabled { STORE_BYPASS_AVAILABLE } else { value };
+            if level <= firmware_level(around, number)? { Ok(Effect::None) } else { Err(Error::Invalid) }
+        }
     }
 }
 

@@ -238,7 +238,7 @@ pub fn hypercall(context: &mut VcpuContext, firmware: &Firmware) -> Call {
 fn call_0_1(context: &VcpuContext) -> Result<u32, Call> {
     match context.r[0] {
         id::KVM_PSCI_FN_CPU_OFF => Err(Call::CpuOff),
-        id::KVM_PSCI_FN_CPU_ON => Err(cpu_on(context)),
+        id::KVM_PSCI_FN_CPU_ON => cpu_on(context),
         _ => Ok(id::NOT_SUPPORTED as u32),
     }
 }
@@ -250,10 +250,10 @@ fn call_0_2(context: &VcpuContext, version: Version) -> Result<u32, Call> {
         id::PSCI_VERSION => Ok(version.raw()),
         id::CPU_SUSPEND => Err(Call::Suspend),
         id::CPU_OFF => Err(Call::CpuOff),
-        id::CPU_ON => Err(cpu_on(context)),
+        id::CPU_ON => cpu_on(context),
         id::AFFINITY_INFO => match affinity_mask(second) {
-            Some(mask) => Err(Call::AffinityInfo(AffinityQuery { affinity: first & mask, mask })),
-            None => Ok(id::INVALID_PARAMETERS as u32),
+            Some(mask) if is_affinity(first) => Err(Call::AffinityInfo(AffinityQuery { affinity: first & mask, mask })),
+            _ => Ok(id::INVALID_PARAMETERS as u32),
         },
         id::MIGRATE_INFO_TYPE => Ok(id::MIGRATE_NOT_REQUIRED),
         id::SYSTEM_OFF => Err(Call::SystemOff),
@@ -262,11 +262,19 @@ fn call_0_2(context: &VcpuContext, version: Version) -> Result<u32, Call> {
     }
 }
 
-/// CPU_ON, which all versions pass the same arguments.
-fn cpu_on(context: &VcpuContext) -> Call {
+/// CPU_ON, which all versions pass the same arguments: an answer, or what the run loop has to do first.
+fn cpu_on(context: &VcpuContext) -> Result<u32, Call> {
     let [_, target, entry, context_id, ..] = context.r;
+    if !is_affinity(target) {
+        return Ok(id::INVALID_PARAMETERS as u32);
+    }
     let big_endian = guest_registers::is_big_endian(context);
-    Call::CpuOn { target: target & AFFINITY, start: PowerOn { entry, context_id, big_endian } }
+    Err(Call::CpuOn { target, start: PowerOn { entry, context_id, big_endian } })
+}
+
+/// Whether a guest's argument is an MPIDR without its other bits, which are reserved here and zero (ARM DEN 0022, 5.1.4).
+fn is_affinity(argument: u32) -> bool {
+    argument & !AFFINITY == 0
 }
 
 /// The bits of MPIDR that count for AFFINITY_INFO at `level`: 0 a CPU, 1 a cluster, 2 a cluster of clusters. `None`: AArch32
@@ -392,9 +400,16 @@ mod tests {
     fn cpu_on_takes_the_callers_byte_order_and_three_arguments() {
         for status in [Psr::in_mode(Mode::Svc), Psr::in_mode(Mode::Svc) | Psr::E] {
             let mut context = VcpuContext { cpsr: status.bits(), ..Default::default() };
-            context.r[..4].copy_from_slice(&[id::CPU_ON, 0x8000_0102, 0x4000_8001, 7]);
+            context.r[..4].copy_from_slice(&[id::CPU_ON, 0x102, 0x4000_8001, 7]);
             let start = PowerOn { entry: 0x4000_8001, context_id: 7, big_endian: status.contains(Psr::E) };
             assert_eq!(hypercall(&mut context, &firmware(Version::V0_2)), Call::CpuOn { target: 0x102, start });
+        }
+        for version in [Version::V0_1, Version::V1_0] {
+            let function = if version == Version::V0_1 { id::KVM_PSCI_FN_CPU_ON } else { id::CPU_ON };
+            for reserved in [1 << 24, 1 << 31, 0x8000_0102] {
+                let answer = call(&firmware(version), [function, reserved, 0, 0]);
+                assert_eq!(answer, (Call::Answered, id::INVALID_PARAMETERS as u32), "{reserved:#x}");
+            }
         }
         assert_eq!(cpu_on_answer(Version::V1_0, Some(false)) as i32, id::SUCCESS);
         assert_eq!(cpu_on_answer(Version::V0_2, Some(true)) as i32, id::ALREADY_ON);

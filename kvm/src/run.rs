@@ -134,7 +134,10 @@ pub fn run<H: Host>(
     vm.begin_run(vcpu, &mut turn.state.cpu_interface);
     let result = turn.until_wanted();
     turn.state.alarm.set(None);
-    turn.tell_process();
+    // A call that begins again has not come to the process.
+    if result != Return::Again {
+        turn.tell_process();
+    }
     vm.end_run(vcpu, &turn.state.cpu_interface);
     result
 }
@@ -358,7 +361,11 @@ impl<H: Host> Run<'_, H> {
             // Frequent, and only ever of an instruction that was executed.
             return self.data_abort(DataAbort::from_hsr(hsr), length);
         }
-        let Some(trap) = Trap::from_hsr(hsr) else { return Next::Leave(Return::Exit(internal_error(hsr))) };
+        // A class that only later architectures have: the guest may not know what it did either.
+        let Some(trap) = Trap::from_hsr(hsr) else {
+            inject::undefined(context);
+            return Next::Enter;
+        };
         if !guest_registers::passes_condition(context, trap.condition(), length) {
             return Next::Enter;
         }

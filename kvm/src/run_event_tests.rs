@@ -221,6 +221,23 @@ fn a_process_that_emulates_the_controller_is_told_each_level_of_a_timer_once() {
 }
 
 #[test]
+fn a_call_that_begins_again_has_told_the_process_nothing() {
+    let mut machine = Machine::bare(1);
+    machine.host.advance_to(1_000);
+    let host = machine.host.clone();
+    machine.script([at(0, move |context| {
+        set_timer(context, ENABLE, 500);
+        host.set_work(true);
+        ExitCode::Interrupt
+    })]);
+    assert_eq!(machine.run(0), Return::Again);
+    assert_eq!(machine.states[0].told_lines, [false, false]);
+    machine.host.set_work(false);
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!((machine.entries(), machine.states[0].told_lines), (1, [true, false]));
+}
+
+#[test]
 fn a_timer_that_comes_due_on_the_way_in_interrupts_the_guest_unless_the_process_was_told() {
     let mut told_first = [0; 2];
     for delay in 1..30 {
@@ -542,7 +559,8 @@ fn psci_answers() {
         ask([id::CPU_ON, 0, 0, 0], id::ALREADY_ON),
         ask([id::CPU_ON, 2, 0, 0], id::INVALID_PARAMETERS),
         ask([id::CPU_ON, 0x101, 0, 0], id::INVALID_PARAMETERS),
-        ask([id::CPU_ON, 0x8000_0001, 0x1000, 7], id::SUCCESS),
+        ask([id::CPU_ON, 1 << 31 | 1, 0x1000, 7], id::INVALID_PARAMETERS),
+        ask([id::CPU_ON, 1, 0x1000, 7], id::SUCCESS),
         ask([id::CPU_ON, 1, 0x2000, 8], id::ALREADY_ON),
         ask([id::AFFINITY_INFO, 1, 0, 0], 0),
     ];

@@ -712,12 +712,11 @@ fn hyp_mode_gone_and_hyp_mode_in_panic() {
 }
 
 #[test]
-fn an_exit_that_should_not_be() {
+fn a_trap_of_no_known_class_is_undefined_to_the_guest() {
     let mut machine = Machine::new(1);
     machine.script([at(0, |context| trap(context, 0x3f << 26))]);
-    let data = [0xfc00_0000, 0];
-    let suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
-    assert_eq!(machine.run(0), Return::Exit(Exit::InternalError { suberror, ndata: 1, data }));
+    assert_eq!(machine.run(0), Return::Interrupted);
+    assert_eq!(has_taken(&machine.states[0].context), (Some(Mode::Und), 4));
 }
 
 #[test]

@@ -538,10 +538,10 @@ impl<H: Host> Vm<H> {
         self.counter_offset.store(offset, Ordering::Relaxed);
     }
 
-    /// Drives an interrupt line. `vcpu` says whose, if it is private. The lines of the timers are their own.
+    /// Drives an interrupt line. `vcpu` says whose, if it is private. The lines of the timers are their own, and nothing happens.
     pub fn set_line(&self, vcpu: usize, intid: u32, level: bool) -> Result<(), Invalid> {
         if self.timer_ppis.get().contains(&intid) {
-            return Err(Invalid::Interrupt);
+            return Ok(());
         }
         note(self.memory.host(), Kind::UpdatePending, || {
             let (vcpu, irq) = (vcpu as u64, intid.into());

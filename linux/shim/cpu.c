@@ -92,7 +92,8 @@ void ws_guest_ends(u32 flags)
 
 /*
  * Whether the kernel has put off work until the thread's way to user mode, as recent schedulers do with a thread whose cgroup has used
- * up its cpu.max. 5.10 has no way to have a call begin again that a tracer does not undo, and puts off nothing that cannot wait.
+ * up its cpu.max. Before 5.10.162 a call could not be made to begin again so that a tracer does not undo it; nothing is put off there
+ * that cannot wait.
  */
 u32 ws_work_pending(void)
 {
@@ -235,6 +236,21 @@ void ws_sigmask_set(const void *sigset)
 	/* sigprocmask() would block even these. */
 	sigdelsetmask(&set, sigmask(SIGKILL) | sigmask(SIGSTOP));
 	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+/*
+ * For a call that begins again: the thread's own mask is back when it does. Until then no handler runs that the call's mask keeps out,
+ * and none that the thread's own does.
+ */
+void ws_sigmask_restore_later(void)
+{
+	sigset_t both;
+
+	sigorsets(&both, &current->blocked, &current->real_blocked);
+	current->saved_sigmask = current->real_blocked;
+	sigemptyset(&current->real_blocked);
+	sigprocmask(SIG_SETMASK, &both, NULL);
+	set_restore_sigmask();
 }
 
 void ws_sigmask_restore(void)

@@ -131,16 +131,22 @@ no_place:
 	return error;
 }
 
-int ws_fd(u32 kind, void *object)
+/* Their names are KVM's, by which tools know them in /proc/PID/fd. */
+int ws_vcpu_fd(u32 number, void *object)
+{
+	char name[sizeof("kvm-vcpu:4294967295")];
+
+	if (ws_allocation_fails())
+		return -ENOMEM;
+	snprintf(name, sizeof(name), "kvm-vcpu:%u", number);
+	return anon_inode_getfd(name, &vcpu_operations, object, O_RDWR | O_CLOEXEC);
+}
+
+int ws_gic_fd(void *object)
 {
 	if (ws_allocation_fails())
 		return -ENOMEM;
-	switch (kind) {
-	case WS_FD_VCPU:
-		return anon_inode_getfd("kvm-vcpu", &vcpu_operations, object, O_RDWR | O_CLOEXEC);
-	default:
-		return anon_inode_getfd("kvm-device", &device_operations, object, O_RDWR | O_CLOEXEC);
-	}
+	return anon_inode_getfd("kvm-arm-vgic-v2", &device_operations, object, O_RDWR | O_CLOEXEC);
 }
 
 static struct miscdevice kvm_device = {

@@ -72,6 +72,7 @@ int ws_cpu_events_register(void);
 void ws_cpu_events_unregister(void);
 void ws_sigmask_set(const void *sigset);
 void ws_sigmask_restore(void);
+void ws_sigmask_restore_later(void);
 
 /* Called by Rust: halt.c */
 void ws_halt_poll(u32 *longest, u32 *grow, u32 *grow_start, u32 *shrink);
@@ -111,7 +112,8 @@ void ws_irqfd_destroy(void *irqfd);
 void ws_irqfd_flush(void);
 
 /* Called by Rust: main.c */
-int ws_fd(u32 kind, void *object);
+int ws_vcpu_fd(u32 number, void *object);
+int ws_gic_fd(void *object);
 int ws_vm_fd(void *object, void **place);
 int ws_device_register(void);
 void ws_device_unregister(void);
@@ -165,7 +167,7 @@ bool ws_allocation_fails(void);
 int ws_events_init(void);
 void ws_events_exit(void);
 
-/* Kinds of descriptors that ws_fd makes. */
+/* Kinds of descriptors. */
 #define WS_FD_VM 0
 #define WS_FD_VCPU 1
 #define WS_FD_DEVICE 2

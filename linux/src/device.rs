@@ -2,10 +2,11 @@
 //! The GICv2 as a device of KVM's: KVM_CREATE_DEVICE, attributes that say where it lies and how big it is, and its registers.
 
 use crate::errno::{Errno, Result};
+use crate::ffi;
 use crate::heap::Shared;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
-use crate::vm::{Kind, VmObject, descriptor};
+use crate::vm::{VmObject, owning};
 use core::ffi::c_void;
 use kvm::irqchip_state::{Half, Word};
 use kvm::vm::Region;
@@ -19,7 +20,8 @@ pub struct DeviceObject {
 
 /// A descriptor for the GIC of `vm`, which the VM has.
 pub fn create(vm: &Shared<VmObject>) -> Result<i32> {
-    descriptor(Kind::Device, Shared::new(DeviceObject { vm: vm.clone() })?)
+    // SAFETY: the descriptor's release gives the reference back, once.
+    owning(Shared::new(DeviceObject { vm: vm.clone() })?, |raw| unsafe { ffi::ws_gic_fd(raw) })
 }
 
 /// Which region of the GIC a process's number means.

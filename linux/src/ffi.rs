@@ -67,6 +67,7 @@ unsafe extern "C" {
     pub fn ws_cpu_events_unregister();
     pub fn ws_sigmask_set(sigset: *const c_void);
     pub fn ws_sigmask_restore();
+    pub fn ws_sigmask_restore_later();
 
     // halt.c
     pub fn ws_halt_poll(longest: *mut u32, grow: *mut u32, grow_start: *mut u32, shrink: *mut u32);
@@ -114,7 +115,8 @@ unsafe extern "C" {
     pub fn ws_irqfd_flush();
 
     // main.c
-    pub fn ws_fd(kind: u32, object: *mut c_void) -> i32;
+    pub fn ws_vcpu_fd(number: u32, object: *mut c_void) -> i32;
+    pub fn ws_gic_fd(object: *mut c_void) -> i32;
     pub fn ws_vm_fd(object: *mut c_void, place: *mut *mut c_void) -> i32;
     pub fn ws_device_register() -> i32;
     pub fn ws_device_unregister();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Tracepoints: which are watched, and the way to the shim, which makes them (`shim/trace.h`).
 
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::ffi;
 use crate::kernel::Kernel;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -37,10 +37,12 @@ pub fn irq_line(line: IrqLine, level: bool) {
     });
 }
 
-/// KVM_RUN returns.
+/// KVM_RUN returns; one that begins again as if a signal had ended it, which it is to whoever sees it end so.
 pub fn userspace_exit(reason: u32, result: &Result<i32>) {
     note(&Kernel, Kind::UserspaceExit, || {
-        let errno = result.as_ref().err().map_or(0, |error| error.get() as u64);
+        let error =
+            result.as_ref().err().map(|error| if *error == Errno::ERESTARTNOHAND { Errno::EINTR } else { *error });
+        let errno = error.map_or(0, |error| error.get() as u64);
         Event::UserspaceExit { reason: reason.into(), errno }
     });
 }

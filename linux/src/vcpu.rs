@@ -14,7 +14,7 @@ use crate::system::{self, to_kernel};
 use crate::trace;
 use crate::user::UserAddress;
 use crate::vcpu_state;
-use crate::vm::{Kind, VmObject, descriptor};
+use crate::vm::{VmObject, owning};
 use core::ffi::c_void;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ use kvm::vcpu::{Power, VcpuState};
 use kvm::vm::Hypervisor;
 use uapi::ioctl::*;
 use uapi::registers::{OneReg, RegList};
-use uapi::run::{Exit, KVM_EXIT_INTR, MMIO_DATA_OFFSET, Run};
+use uapi::run::{Exit, KVM_EXIT_INTR, KVM_EXIT_UNKNOWN, MMIO_DATA_OFFSET, Run};
 use uapi::vcpu::*;
 
 /// How often the world switch exchanged VFP's registers for vCPUs whose descriptors are closed.
@@ -65,7 +65,8 @@ pub fn create(vm: &Shared<VmObject>, number: usize) -> Result<i32> {
     if !vm.vm.create_vcpu(number) {
         return Err(Errno::EEXIST);
     }
-    descriptor(Kind::Vcpu, object).inspect_err(|_| vm.vm.forget_vcpu(number))
+    // SAFETY: the descriptor's release gives the reference back, once.
+    owning(object, |raw| unsafe { ffi::ws_vcpu_fd(number as u32, raw) }).inspect_err(|_| vm.vm.forget_vcpu(number))
 }
 
 impl VcpuObject {
@@ -119,13 +120,19 @@ impl VcpuObject {
         }
         let answer: [u8; 8] = self.shared::<u64>(MMIO_DATA_OFFSET).to_le_bytes();
         let immediate = self.shared::<u8>(offset_of!(Run, immediate_exit)) != 0;
+        if !immediate {
+            // What is left of the exit before means nothing where this call fails.
+            self.set_shared(offset_of!(Run, exit_reason), KVM_EXIT_UNKNOWN);
+        }
         let result = kvm::run::run(hypervisor, &self.vm.vm, self.number, &mut inner.state, answer, immediate);
         if !self.vm.vm.has_running_irqchip() {
             self.set_shared(offset_of!(Run, device_irq_level), vcpu_state::device_irq_level(&inner.state));
         }
         if inner.sigmask.is_some() {
-            // SAFETY: set above, on this thread.
-            unsafe { ffi::ws_sigmask_restore() };
+            // SAFETY: set above, on this thread. A call that begins again goes the way on which the kernel restores what was put off.
+            unsafe {
+                if result == Return::Again { ffi::ws_sigmask_restore_later() } else { ffi::ws_sigmask_restore() }
+            };
         }
         match result {
             Return::Exit(exit) => {
@@ -299,6 +306,9 @@ impl VcpuObject {
                     self.set_one_reg(&mut inner, at)
                 }
             }
+            KVM_ARM_VCPU_FINALIZE if !initialised => Err(Errno::ENOEXEC),
+            // No feature of a 32-bit vCPU is to be finalised.
+            KVM_ARM_VCPU_FINALIZE => at.read::<u32>().and(Err(Errno::EINVAL)),
             KVM_GET_REG_LIST => self.get_reg_list(at),
             KVM_GET_MP_STATE => self.get_mp_state(at),
             KVM_SET_MP_STATE => self.set_mp_state(at),

@@ -79,23 +79,8 @@ pub fn create(kind: usize) -> Result<i32> {
     owning(object, |raw| unsafe { ffi::ws_vm_fd(raw, place) })
 }
 
-/// Kinds of descriptors, as the shim numbers them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A vCPU.
-    Vcpu = 1,
-    /// A device.
-    Device = 2,
-}
-
-/// A descriptor that owns a reference. If there is none to be had, the reference is dropped.
-pub fn descriptor<T>(kind: Kind, object: Shared<T>) -> Result<i32> {
-    // SAFETY: the descriptor's release gives the reference back, once.
-    owning(object, |raw| unsafe { ffi::ws_fd(kind as u32, raw) })
-}
-
-/// What `make` makes owns the reference.
-fn owning<T>(object: Shared<T>, make: impl FnOnce(*mut c_void) -> i32) -> Result<i32> {
+/// A descriptor, which `make` makes and which owns the reference. If there is none to be had, the reference is dropped.
+pub fn owning<T>(object: Shared<T>, make: impl FnOnce(*mut c_void) -> i32) -> Result<i32> {
     let raw = object.into_raw();
     Errno::check(make(raw)).inspect_err(|_| {
         // SAFETY: no descriptor took it.
@@ -272,7 +257,7 @@ unsafe extern "C" fn ws_rust_vm_ioctl(object: *mut c_void, command: u32, argumen
 /// A descriptor is gone.
 ///
 /// # Safety
-/// `object` is what was passed to the shim's `ws_fd` with this `kind`.
+/// `object` is what was passed to the shim's function that makes descriptors of this `kind`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ws_rust_release(kind: u32, object: *mut c_void) {
     // SAFETY: the reference that the descriptor held, given back once.

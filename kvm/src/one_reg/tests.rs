@@ -237,6 +237,11 @@ fn psci_versions_follow_the_feature() {
     assert_eq!(levels, [true, true, false]);
     let levels = [0, 1, 2, 3, 1 << 4].map(|level| vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2, level).is_ok());
     assert_eq!(levels, [true, true, false, false, false]);
+    // One that needs nothing takes over a guest that had the workaround in use.
+    vcpu.firmware.store_bypass = StoreBypass::NotRequired;
+    let levels = [3, 0x12, 4, 1 << 4, 0x11, 0x13]
+        .map(|level| vcpu.set(uapi::KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2, level).is_ok());
+    assert_eq!(levels, [true, true, false, false, false, false]);
 }
 
 #[test]
