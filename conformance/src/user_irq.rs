@@ -12,6 +12,10 @@ use crate::verdict::{Outcome, Verdict, equal};
 
 /// The table.
 pub const CASES: &[Case] = &[
+    Case::of(
+        "VMs have a GIC of the kernel's where KVM_CAP_IRQCHIP says so, else ENXIO and ENODEV",
+        with_or_without_gic,
+    ),
     Case::of("lines of vCPUs that there are not are EINVAL", bad_lines),
     Case::of("a vCPU's IRQ and FIQ lines reach a guest that runs", lines),
     Case::of("a line wakes a guest from WFI", wakes),
@@ -49,6 +53,25 @@ fn machine(program: &Program, irq: &Program, fiq: &Program) -> Result<Machine, c
 /// Sets VBAR, and r6 to the device.
 fn prologue(program: &mut Program) {
     program.set(1, RAM + VECTORS as u32).mcr(1, 12, 0, 0).isb().set(6, DEVICE);
+}
+
+fn with_or_without_gic() -> Verdict {
+    let device = |vm: &Fd| vm.create_device(KVM_DEV_TYPE_ARM_VGIC_V2).map(|_| 0);
+    let machine = || Machine::new(Program::new().power_off());
+    let kvm = Fd::kvm().succeeds("opening /dev/kvm")?;
+    if kvm.value(KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP as usize) != Ok(0) {
+        device(&machine()?.vm).succeeds("KVM_CREATE_DEVICE")?;
+        return machine()?.vm.value(KVM_CREATE_IRQCHIP, 0).succeeds("KVM_CREATE_IRQCHIP").map(|_| ());
+    }
+    let machine = machine()?;
+    device(&machine.vm).fails(Errno::ENODEV, "KVM_CREATE_DEVICE")?;
+    let mut test =
+        CreateDevice { device_type: KVM_DEV_TYPE_ARM_VGIC_V2, flags: KVM_CREATE_DEVICE_TEST, ..Default::default() };
+    machine.vm.give(KVM_CREATE_DEVICE, &mut test).fails(Errno::ENODEV, "KVM_CREATE_DEVICE_TEST")?;
+    machine.vm.value(KVM_CREATE_IRQCHIP, 0).fails(Errno::ENXIO, "KVM_CREATE_IRQCHIP")?;
+    let mut address = DeviceAddr { id: KVM_ARM_DEVICE_VGIC_V2 << 16, addr: 0x0800_0000 };
+    machine.vm.give(KVM_ARM_SET_DEVICE_ADDR, &mut address).fails(Errno::ENXIO, "KVM_ARM_SET_DEVICE_ADDR")?;
+    machine.vcpu(0)?.expect_off()
 }
 
 fn bad_lines() -> Verdict {

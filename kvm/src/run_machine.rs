@@ -6,7 +6,7 @@ use crate::cp15::IdRegisters;
 use crate::fake;
 use crate::memslots::Region;
 use crate::vgic::Parked;
-use crate::vm::{self, Hardware};
+use crate::vm::{self, Hardware, PhysicalGic};
 use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::cp15::Cp15;
 use arch::gic::{gicd, gich};
@@ -129,7 +129,8 @@ impl Drop for Machine {
 
 pub fn hardware() -> Hardware {
     let id = IdRegisters { midr: 0x412f_c0f1, mpidr: 0x8000_0000, actlr: 0x41, ..Default::default() };
-    Hardware { list_registers: 4, gicv: HostPhys::new(GICV), timer_interrupt: Some(27), firmware_hardens: false, id }
+    let gic = Some(PhysicalGic { list_registers: 4, gicv: HostPhys::new(GICV) });
+    Hardware { gic, timer_interrupt: Some(27), firmware_hardens: false, id }
 }
 
 impl Machine {

@@ -26,13 +26,20 @@ use arch::addr::{HostPhys, HostVirt, Ipa};
 use arch::core_id::{BranchPredictor, Core, Midr};
 use arch::gic::MAX_CPUS;
 
-/// What the hardware offers to VMs.
+/// The virtual interface of the hardware's GICv2.
 #[derive(Clone, Copy, Debug)]
-pub struct Hardware {
-    /// List registers of the GIC's virtual interface.
+pub struct PhysicalGic {
+    /// Its list registers.
     pub list_registers: usize,
     /// Where the guest's CPU interface really lies.
     pub gicv: HostPhys,
+}
+
+/// What the hardware offers to VMs.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware {
+    /// The GIC, if it has a virtual interface. Without, no VM has an interrupt controller of ours.
+    pub gic: Option<PhysicalGic>,
     /// The virtual timer's physical interrupt, if the guest may deactivate it itself.
     pub timer_interrupt: Option<u32>,
     /// Firmware empties branch predictors where the core itself cannot.
@@ -428,11 +435,9 @@ impl<H: Host> Vm<H> {
         vcpus: usize,
         nr_irqs: usize,
     ) -> Result<H::Array<Option<VmVgic<H>>>, IrqchipError> {
-        if vcpus == 0 {
-            return Err(IrqchipError::Missing);
-        }
+        let gic = hypervisor.hardware.gic.filter(|_| vcpus != 0).ok_or(IrqchipError::Missing)?;
         let storage = hypervisor.host.array(VmVgic::<H>::storage(vcpus, nr_irqs), |_| Interrupt::default())?;
-        let made = Vgic::new(vcpus, nr_irqs, storage, hypervisor.hardware.list_registers);
+        let made = Vgic::new(vcpus, nr_irqs, storage, gic.list_registers);
         let mut made = Some(made.map_err(|_| IrqchipError::Invalid)?);
         Ok(hypervisor.host.array(1, |_| made.take())?)
     }
@@ -484,7 +489,7 @@ impl<H: Host> Vm<H> {
         if let Some(offset) = offset_in(dist, DIST_SIZE) {
             return Hit::Distributor(offset as u32);
         }
-        let page = offset_in(cpu, CPU_SIZE).and_then(|offset| hypervisor.hardware.gicv.checked_add(offset));
+        let page = offset_in(cpu, CPU_SIZE).and_then(|offset| hypervisor.hardware.gic?.gicv.checked_add(offset));
         page.map_or(Hit::Nothing, |page| Hit::CpuInterface(page.page()))
     }
 

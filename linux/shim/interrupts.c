@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The GICv2's virtual interface and the virtual timer's interrupt, found in the device tree.
+ * The GICv2's virtual interface, if there is one, and the virtual timer's interrupt, found in the device tree.
  */
 #include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/irq.h>
 #include <linux/irqchip/arm-gic.h>
+#include <linux/moduleparam.h>
 #include <linux/of.h>
 #include <linux/of_address.h>
 #include <linux/of_irq.h>
@@ -30,10 +31,15 @@ static const struct of_device_id timer_ids[] = {
 	{}
 };
 
+static bool no_gic;
+
+module_param(no_gic, bool, 0444);
+MODULE_PARM_DESC(no_gic, "does without the GIC's virtual interface, as on boards that have none: processes emulate their VMs' interrupt controllers");
+
 /* The regions of the GICv2 binding. */
 enum { DISTRIBUTOR, CPU_INTERFACE, GICH, GICV, REGIONS };
 
-/* The GIC that has them all, to be put, or NULL. */
+/* The GICv2 that has them all, to be put, or NULL. */
 static struct device_node *find_gic(struct resource regions[REGIONS])
 {
 	struct device_node *node;
@@ -49,11 +55,21 @@ static struct device_node *find_gic(struct resource regions[REGIONS])
 	return node;
 }
 
+/*
+ * ENODEV: there is none that guests could use. EOPNOTSUPP: there is a GICv3 instead, whose CPU interface is system registers that a guest
+ * could not be kept from.
+ */
 int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes)
 {
 	struct resource regions[REGIONS];
-	struct device_node *node = find_gic(regions);
+	struct device_node *node;
 
+	node = of_find_compatible_node(NULL, NULL, "arm,gic-v3");
+	if (node) {
+		of_node_put(node);
+		return -EOPNOTSUPP;
+	}
+	node = no_gic ? NULL : find_gic(regions);
 	if (!node)
 		return -ENODEV;
 	*gicc_bytes = resource_size(&regions[CPU_INTERFACE]);
@@ -76,10 +92,11 @@ void ws_io_unmap(void *mapped)
 }
 
 static int timer_irq;
+/* Not asked for where the GIC has no virtual interface: 0. */
 static int maintenance_irq;
 static bool forwarded;
 
-/* The distributor, and the timer's bit in its registers for private interrupts, of which each CPU has its own. */
+/* The distributor, or NULL, and the timer's bit in its registers for private interrupts, of which each CPU has its own. */
 static void __iomem *distributor;
 static u32 timer_bit;
 
@@ -140,40 +157,46 @@ static int find_maintenance_irq(struct resource *gicd)
 	return irq > 0 ? irq : -ENODEV;
 }
 
-/* splits_eoi: the CPU interface has the page with which a guest's deactivation works apart from the host's priority drop. */
-int ws_interrupts_register(u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate)
+/*
+ * with_gic: the GIC has a virtual interface. Without one the timer's interrupt may be any controller's. splits_eoi: the CPU interface has
+ * the page with which a guest's deactivation works apart from the host's priority drop.
+ */
+int ws_interrupts_register(u32 with_gic, u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate)
 {
 	struct resource gicd;
 	int error;
 
 	timer_irq = find_timer_irq(timer_rate);
-	maintenance_irq = find_maintenance_irq(&gicd);
+	maintenance_irq = with_gic ? find_maintenance_irq(&gicd) : 0;
 	if (timer_irq < 0 || maintenance_irq < 0 || !*timer_rate)
 		return -ENODEV;
-	distributor = ws_allocation_fails() ? NULL : ioremap(gicd.start, resource_size(&gicd));
-	if (!distributor)
-		return -ENOMEM;
 	timer_states = ws_allocation_fails() ? NULL : alloc_percpu(struct timer_state);
-	error = -ENOMEM;
 	if (!timer_states)
-		goto no_states;
+		return -ENOMEM;
 	error = request_percpu_irq(timer_irq, timer_seen, "kvm guest vtimer", timer_states);
 	if (error)
 		goto no_timer;
+	*timer_hwirq = irq_get_irq_data(timer_irq)->hwirq;
+	*timer_forwarded = forwarded = false;
+	if (!with_gic)
+		return 0;
+	distributor = ws_allocation_fails() ? NULL : ioremap(gicd.start, resource_size(&gicd));
+	error = -ENOMEM;
+	if (!distributor)
+		goto no_distributor;
 	error = request_percpu_irq(maintenance_irq, maintenance_seen, "kvm vgic maintenance", timer_states);
 	if (error)
 		goto no_maintenance;
-	*timer_hwirq = irq_get_irq_data(timer_irq)->hwirq;
 	timer_bit = BIT(*timer_hwirq % 32);
 	forwarded = splits_eoi && *timer_hwirq < 32 && !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_forwarded = forwarded;
 	return 0;
 no_maintenance:
+	iounmap(distributor);
+no_distributor:
 	free_percpu_irq(timer_irq, timer_states);
 no_timer:
 	free_percpu(timer_states);
-no_states:
-	iounmap(distributor);
 	return error;
 }
 
@@ -181,10 +204,12 @@ void ws_interrupts_unregister(void)
 {
 	if (forwarded)
 		irq_set_vcpu_affinity(timer_irq, NULL);
-	free_percpu_irq(maintenance_irq, timer_states);
+	if (distributor) {
+		free_percpu_irq(maintenance_irq, timer_states);
+		iounmap(distributor);
+	}
 	free_percpu_irq(timer_irq, timer_states);
 	free_percpu(timer_states);
-	iounmap(distributor);
 }
 
 /*
@@ -196,11 +221,13 @@ void ws_interrupts_enable_here(void)
 	unsigned long flags;
 
 	local_irq_save(flags);
-	writel_relaxed(timer_bit, distributor + GIC_DIST_ACTIVE_CLEAR);
+	if (distributor)
+		writel_relaxed(timer_bit, distributor + GIC_DIST_ACTIVE_CLEAR);
 	*this_cpu_ptr(timer_states) = (struct timer_state){};
 	local_irq_restore(flags);
 	enable_percpu_irq(timer_irq, irq_get_trigger_type(timer_irq));
-	enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
+	if (distributor)
+		enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
 }
 
 /* Also leaves the timer's interrupt as it was found: inactive, unmasked. */
@@ -212,7 +239,8 @@ void ws_interrupts_disable_here(void)
 	ws_timer_active(0);
 	ws_timer_masked(0);
 	local_irq_restore(flags);
-	disable_percpu_irq(maintenance_irq);
+	if (distributor)
+		disable_percpu_irq(maintenance_irq);
 	disable_percpu_irq(timer_irq);
 }
 

@@ -84,7 +84,7 @@ u32 ws_is_alone(void);
 int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes, u64 *gicc_bytes);
 void *ws_io_map(u64 phys, u64 bytes);
 void ws_io_unmap(void *mapped);
-int ws_interrupts_register(u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate);
+int ws_interrupts_register(u32 with_gic, u32 splits_eoi, u32 *timer_hwirq, u32 *timer_forwarded, u32 *timer_rate);
 void ws_interrupts_unregister(void);
 void ws_interrupts_enable_here(void);
 void ws_interrupts_disable_here(void);

@@ -86,6 +86,7 @@ unsafe extern "C" {
     pub safe fn ws_io_map(phys: u64, bytes: u64) -> *mut c_void;
     pub fn ws_io_unmap(mapped: *mut c_void);
     pub fn ws_interrupts_register(
+        with_gic: u32,
         splits_eoi: u32,
         timer_hwirq: *mut u32,
         timer_forwarded: *mut u32,

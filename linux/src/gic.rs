@@ -57,24 +57,31 @@ fn set_filled_here(used: usize) -> usize {
 }
 
 impl Gic {
-    /// Finds and maps the virtual interface.
+    /// Finds and maps the virtual interface. `None`: the host has no GICv2 with the virtualization extensions, or one that cannot be mapped
+    /// into a guest.
     ///
     /// # Errors
-    /// ENODEV: the host has no GICv2 with the virtualization extensions, or one that cannot be mapped into a guest.
-    pub fn find() -> Result<Self> {
+    /// ENODEV: there is a GICv3.
+    pub fn find() -> Result<Option<Self>> {
         let (mut gich, mut gich_bytes, mut gicv, mut gicv_bytes, mut gicc_bytes) = (0, 0, 0, 0, 0);
         // SAFETY: five places to write to.
         let found =
             unsafe { ffi::ws_gic_find(&mut gich, &mut gich_bytes, &mut gicv, &mut gicv_bytes, &mut gicc_bytes) };
-        if found < 0 {
-            crate::error!("no GICv2 with a virtual CPU interface (GICH, GICV) in the device tree: cannot work here");
-            return Err(Errno::ENODEV);
+        match Errno::check(found) {
+            Ok(_) => {}
+            Err(Errno::ENODEV) => return Ok(None),
+            Err(_) => {
+                crate::error!(
+                    "a GICv3 in the device tree, from whose registers no guest could be kept: cannot work here"
+                );
+                return Err(Errno::ENODEV);
+            }
         }
         if gich_bytes < GICH_BYTES || gicv_bytes < GICV_BYTES || gicv & 0xfff != 0 {
-            crate::error!(
+            crate::info!(
                 "GICH of {gich_bytes:#x} bytes, GICV of {gicv_bytes:#x} bytes at {gicv:#x}: cannot be given to a guest"
             );
-            return Err(Errno::ENODEV);
+            return Ok(None);
         }
         let mapped = ffi::ws_io_map(gich, gich_bytes);
         if mapped.is_null() {
@@ -87,7 +94,7 @@ impl Gic {
             list_registers: 0,
         };
         gic.list_registers = (gic.read(gich::VTR) & 0x3f) as usize + 1;
-        Ok(gic)
+        Ok(Some(gic))
     }
 
     /// How many list registers there are.

@@ -5,6 +5,7 @@ use crate::eventfd::{EventFd, IrqfdWatch};
 use crate::heap::Array;
 use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
+use crate::module::HostHardware;
 use crate::pages::{KernelTable, LowmemPage, ProcessPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
 use crate::{cache, ffi, module, provoke, resolve, trace, vmid_debug};
@@ -336,20 +337,20 @@ impl Host for Kernel {
     }
 
     fn load_cpu_interface(&self, interface: &CpuInterface) {
-        if let Ok(hardware) = module::hardware() {
-            hardware.gic.load(interface);
+        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+            gic.load(interface);
         }
     }
 
     fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize) {
-        if let Ok(hardware) = module::hardware() {
-            hardware.gic.reload(interface, before);
+        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+            gic.reload(interface, before);
         }
     }
 
     fn store_cpu_interface(&self, interface: &mut CpuInterface) {
-        if let Ok(hardware) = module::hardware() {
-            hardware.gic.store(interface);
+        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+            gic.store(interface);
         }
     }
 

@@ -8,9 +8,9 @@ use crate::{ffi, hyp_mode, kernel, lock, system};
 
 /// What the host offers, known from load to unload.
 pub struct HostHardware {
-    /// The GICv2's virtual interface.
-    pub gic: Gic,
-    /// The virtual timer's number in the physical GIC.
+    /// The GICv2's virtual interface. Without one, processes emulate their VMs' interrupt controllers.
+    pub gic: Option<Gic>,
+    /// The virtual timer's number in the physical interrupt controller.
     pub timer_hwirq: u32,
     /// Whether the physical GIC leaves deactivation of the timer's interrupt to the guest.
     pub timer_forwarded: bool,
@@ -75,13 +75,14 @@ fn load() -> Result<()> {
     })
 }
 
-fn continue_load(gic: Gic) -> core::result::Result<(), (Step, Errno)> {
+fn continue_load(gic: Option<Gic>) -> core::result::Result<(), (Step, Errno)> {
     let failed = |step| move |error| (step, error);
 
     let (mut timer_hwirq, mut forwarded, mut rate) = (0, 0, 0);
     // SAFETY: three places to write to.
     let registered = unsafe {
-        ffi::ws_interrupts_register(gic.splits_end_of_interrupt.into(), &mut timer_hwirq, &mut forwarded, &mut rate)
+        let (with_gic, splits) = (gic.is_some(), gic.as_ref().is_some_and(|gic| gic.splits_end_of_interrupt));
+        ffi::ws_interrupts_register(with_gic.into(), splits.into(), &mut timer_hwirq, &mut forwarded, &mut rate)
     };
     if let Err(error) = Errno::check(registered) {
         crate::error!(
@@ -119,12 +120,15 @@ impl core::fmt::Display for HardwareLine {
         let forwarding = if self.0.timer_forwarded { "forwarded" } else { "masked in flight" };
         write!(
             f,
-            "version {}, /dev/kvm is there: Hyp mode taken on {} CPUs, GICv2 with {} list registers, timer interrupt {} {forwarding}",
+            "version {}, /dev/kvm is there: Hyp mode taken on {} CPUs, ",
             env!("CARGO_PKG_VERSION"),
-            ffi::ws_online_cpus(),
-            self.0.gic.list_registers(),
-            self.0.timer_hwirq
-        )
+            ffi::ws_online_cpus()
+        )?;
+        match &self.0.gic {
+            Some(gic) => write!(f, "GICv2 with {} list registers", gic.list_registers())?,
+            None => f.write_str("no GICv2 for guests, whose processes emulate their interrupt controllers")?,
+        }
+        write!(f, ", timer interrupt {} {forwarding}", self.0.timer_hwirq)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::kernel::Kernel;
 use crate::resident::Resident;
 use crate::{ffi, id_registers, kernel, module, vm};
 use hyp_abi::image::FirmwareHardening;
-use kvm::vm::{Hardware, Hypervisor, Vm};
+use kvm::vm::{Hardware, Hypervisor, PhysicalGic, Vm};
 use uapi::caps::*;
 use uapi::ioctl::*;
 
@@ -34,8 +34,8 @@ pub const VCPU_MMAP_SIZE: i32 = 2 * arch::addr::PAGE_SIZE as i32;
 pub fn check_extension(capability: usize) -> i32 {
     let Ok(capability) = u32::try_from(capability) else { return 0 };
     match capability {
-        KVM_CAP_IRQCHIP
-        | KVM_CAP_USER_MEMORY
+        KVM_CAP_IRQCHIP => hypervisor().is_ok_and(|hypervisor| hypervisor.hardware.gic.is_some()).into(),
+        KVM_CAP_USER_MEMORY
         | KVM_CAP_MP_STATE
         | KVM_CAP_SYNC_MMU
         | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
@@ -102,8 +102,7 @@ pub fn to_kernel(result: Result<i32>) -> isize {
 /// The hardware, as the hypervisor knows it.
 pub fn hardware(found: &module::HostHardware) -> Hardware {
     Hardware {
-        list_registers: found.gic.list_registers(),
-        gicv: found.gic.gicv,
+        gic: found.gic.as_ref().map(|gic| PhysicalGic { list_registers: gic.list_registers(), gicv: gic.gicv }),
         timer_interrupt: found.timer_forwarded.then_some(found.timer_hwirq),
         firmware_hardens: FirmwareHardening::from_raw(ffi::ws_firmware_hardening()) != FirmwareHardening::Absent,
         id: kernel::with_interrupts_off(id_registers::read),

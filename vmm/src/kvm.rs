@@ -20,6 +20,9 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> Error {
             ("KVM_CREATE_VM", Some(libc::ENOMEM)) => {
                 ". The host is out of memory: end another machine, or give --mem less"
             }
+            ("KVM_CREATE_DEVICE of a GICv2", Some(libc::ENODEV)) => {
+                ". This host's interrupt controller has nothing for guests, which wsvm's need: use a monitor that emulates one"
+            }
             ("KVM_RUN", Some(libc::EFAULT)) => ". The host took the guest's memory away",
             (_, Some(libc::ENOTTY | libc::EINVAL)) => ". Is this the worldswitch module, of this version?",
             (_, Some(libc::ENOMEM)) => ". The host is out of memory",

@@ -72,7 +72,12 @@ pub fn boots() -> Vec<Boot> {
             tests: CRASH,
             ..Boot::of("crash")
         },
-        Boot { cpu: Some("cortex-a7"), bare_guests: true, tests: &[LINUX_GUEST, REGISTERS], ..Boot::of("cortex-a7") },
+        Boot {
+            cpu: Some("cortex-a7"),
+            bare_guests: true,
+            tests: &[LINUX_GUEST, REGISTERS, NO_GIC],
+            ..Boot::of("cortex-a7")
+        },
         // An Armv8 core in AArch32.
         Boot { cpu: Some("max"), tests: &[LOADED, LINUX_GUEST, REGISTERS, FIRMWARE_HARDENING], ..Boot::of("armv8") },
         Boot {
@@ -284,6 +289,18 @@ const QUOTA: Test = Test::of(
     kill $monitor
     exit $status",
 );
+
+/// As on a Raspberry Pi 2: what needs no interrupt controller of the kernel's, and why wsvm's guests do not run.
+const NO_GIC: Test = Test::of(
+    "where the GIC has nothing for guests, VMs of processes that emulate one run all the same",
+    "rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko check_vmids=1 no_gic=1 || exit 1
+    wsvm run --kernel /guests/first_light.bin --mem 64M </dev/null 2>&1 | grep \"^wsvm: .*interrupt controller\" >/dev/null || exit 1
+    kvm-conformance 'user irq' 'live memory' registers </dev/null
+    status=$?
+    rmmod worldswitch && insmod /lib/worldswitch/worldswitch.ko check_vmids=1 && bare first_light >/dev/null || exit 1
+    exit $status",
+)
+.expecting(&[Report]);
 
 /// Of these, what the shim asks of the kernel: tracepoints and debugfs, eventfds, MMU notifiers, PFN maps.
 const OTHER_KERNEL: &[Test] = &[
