@@ -104,9 +104,14 @@ pub extern "C" fn flush_vmid(vttbr: u64) {
     repeat_for_erratum();
 }
 
-/// Drops this CPU's PL1&0 entries of the VMID in `vttbr`.
+/// Drops this CPU's PL1&0 entries of the VMID in `vttbr`, and what its instruction caches hold: a vCPU whose MMU is off fetches from memory
+/// itself, beyond the point that another vCPU's maintenance reaches, and may leave there what that one is not to find (B3.2.1, B2.2.3).
 pub extern "C" fn flush_vmid_local(vttbr: u64) {
-    with_vmid(vttbr, drop_guest_here);
+    with_vmid(vttbr, || {
+        // SAFETY: invalidation loses nothing but time.
+        unsafe { iciallu::write(0) };
+        drop_guest_here();
+    });
 }
 
 /// Drops every CPU's Non-secure PL1&0 entries of all VMIDs, and all instruction caches and branch predictors.

@@ -280,6 +280,6 @@ pub trait Host: Cpus + Clone {
     /// A flush could not be done where it was asked for, on a CPU that is going offline: [`Cpus::complete_flush`] will do it, and until then
     /// TLBs may hold what it was to drop. Never sleeps.
     fn flush_is_put_off(&self) -> bool;
-    /// Drops the TLB entries of a VMID on this CPU.
+    /// Drops the TLB entries of a VMID on this CPU, and what its instruction caches hold.
     fn flush_vmid_local(&self, vttbr: u64);
 }

@@ -430,6 +430,7 @@ mod tests {
         assert_eq!([ask(0x55, 1), ask(0x155, 1), ask(0x255, 1)], [0, 1, -2]);
         assert_eq!([ask(0x5555, 2), ask(0x1_0000, 2)], [0, -2]);
         assert_eq!([ask(0, 3), ask(0, u32::MAX)], [-2, -2]);
+        assert_eq!([ask(1 << 24, 0), ask(1 << 31 | 1, 0)], [-2, -2], "reserved bits");
     }
 
     #[test]

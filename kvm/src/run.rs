@@ -135,7 +135,7 @@ pub fn run<H: Host>(
     let result = turn.until_wanted();
     turn.state.alarm.set(None);
     // A call that begins again has not come to the process.
-    if result != Return::Again {
+    if !matches!(result, Return::Again) {
         turn.tell_process();
     }
     vm.end_run(vcpu, &turn.state.cpu_interface);

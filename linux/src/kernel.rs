@@ -5,7 +5,6 @@ use crate::eventfd::{EventFd, IrqfdWatch};
 use crate::heap::Array;
 use crate::hyp_mode;
 use crate::lock::{Mutex, Spin};
-use crate::module::HostHardware;
 use crate::pages::{KernelTable, LowmemPage, ProcessPage};
 use crate::waiter::{KernelTimer, KernelWaiter};
 use crate::{cache, ffi, module, provoke, resolve, trace, vmid_debug};
@@ -337,19 +336,19 @@ impl Host for Kernel {
     }
 
     fn load_cpu_interface(&self, interface: &CpuInterface) {
-        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+        if let Ok(gic) = module::gic() {
             gic.load(interface);
         }
     }
 
     fn reload_cpu_interface(&self, interface: &CpuInterface, before: usize) {
-        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+        if let Ok(gic) = module::gic() {
             gic.reload(interface, before);
         }
     }
 
     fn store_cpu_interface(&self, interface: &mut CpuInterface) {
-        if let Ok(HostHardware { gic: Some(gic), .. }) = module::hardware() {
+        if let Ok(gic) = module::gic() {
             gic.store(interface);
         }
     }

@@ -8,8 +8,6 @@ use crate::{ffi, hyp_mode, kernel, lock, system};
 
 /// What the host offers, known from load to unload.
 pub struct HostHardware {
-    /// The GICv2's virtual interface. Without one, processes emulate their VMs' interrupt controllers.
-    pub gic: Option<Gic>,
     /// The virtual timer's number in the physical interrupt controller.
     pub timer_hwirq: u32,
     /// Whether the physical GIC leaves deactivation of the timer's interrupt to the guest.
@@ -28,6 +26,15 @@ impl HostHardware {
 }
 
 static HARDWARE: Resident<HostHardware> = Resident::new();
+
+/// The GICv2's virtual interface. Without one, processes emulate their VMs' interrupt controllers.
+static GIC: Resident<Gic> = Resident::new();
+
+/// The GICv2's virtual interface, if guests can have it. Else ENODEV.
+#[inline(always)]
+pub fn gic() -> Result<&'static Gic> {
+    GIC.get()
+}
 
 /// The hardware. Exists before /dev/kvm does, and outlives it.
 pub fn hardware() -> Result<&'static HostHardware> {
@@ -61,6 +68,7 @@ fn undo_from(step: Step) {
     }
     system::stop();
     HARDWARE.clear();
+    GIC.clear();
     hyp_mode::dispose();
 }
 
@@ -93,8 +101,10 @@ fn continue_load(gic: Option<Gic>) -> core::result::Result<(), (Step, Errno)> {
     }
     kernel::set_counter_rate(rate);
     let timer_forwarded = forwarded != 0;
-    let found = HostHardware { gic, timer_hwirq, timer_forwarded };
-    let started = system::start(system::hardware(&found)).and_then(|()| HARDWARE.put(found));
+    let found = HostHardware { timer_hwirq, timer_forwarded };
+    let started = system::start(system::hardware(&found, gic.as_ref()))
+        .and_then(|()| gic.map_or(Ok(()), |gic| GIC.put(gic)))
+        .and_then(|()| HARDWARE.put(found));
     started.map_err(failed(Step::InterruptsRequested))?;
 
     // SAFETY: calls `ws_rust_cpu_take` on every CPU; on failure it has given back those that it took.
@@ -124,9 +134,9 @@ impl core::fmt::Display for HardwareLine {
             env!("CARGO_PKG_VERSION"),
             ffi::ws_online_cpus()
         )?;
-        match &self.0.gic {
-            Some(gic) => write!(f, "GICv2 with {} list registers", gic.list_registers())?,
-            None => f.write_str("no GICv2 for guests, whose processes emulate their interrupt controllers")?,
+        match gic() {
+            Ok(gic) => write!(f, "GICv2 with {} list registers", gic.list_registers())?,
+            Err(_) => f.write_str("no GICv2 for guests, whose processes emulate their interrupt controllers")?,
         }
         write!(f, ", timer interrupt {} {forwarding}", self.0.timer_hwirq)
     }

@@ -2,6 +2,7 @@
 //! /dev/kvm itself: what the hypervisor can do, and new VMs.
 
 use crate::errno::{Errno, Result};
+use crate::gic::Gic;
 use crate::kernel::Kernel;
 use crate::resident::Resident;
 use crate::{ffi, id_registers, kernel, module, vm};
@@ -100,9 +101,9 @@ pub fn to_kernel(result: Result<i32>) -> isize {
 }
 
 /// The hardware, as the hypervisor knows it.
-pub fn hardware(found: &module::HostHardware) -> Hardware {
+pub fn hardware(found: &module::HostHardware, gic: Option<&Gic>) -> Hardware {
     Hardware {
-        gic: found.gic.as_ref().map(|gic| PhysicalGic { list_registers: gic.list_registers(), gicv: gic.gicv }),
+        gic: gic.map(|gic| PhysicalGic { list_registers: gic.list_registers(), gicv: gic.gicv }),
         timer_interrupt: found.timer_forwarded.then_some(found.timer_hwirq),
         firmware_hardens: FirmwareHardening::from_raw(ffi::ws_firmware_hardening()) != FirmwareHardening::Absent,
         id: kernel::with_interrupts_off(id_registers::read),

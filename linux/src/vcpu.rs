@@ -131,7 +131,11 @@ impl VcpuObject {
         if inner.sigmask.is_some() {
             // SAFETY: set above, on this thread. A call that begins again goes the way on which the kernel restores what was put off.
             unsafe {
-                if result == Return::Again { ffi::ws_sigmask_restore_later() } else { ffi::ws_sigmask_restore() }
+                if matches!(result, Return::Again) {
+                    ffi::ws_sigmask_restore_later()
+                } else {
+                    ffi::ws_sigmask_restore()
+                }
             };
         }
         match result {
