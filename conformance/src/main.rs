@@ -34,6 +34,7 @@ mod residency;
 mod run;
 mod sys;
 mod system;
+mod tracepoints;
 mod user_irq;
 mod vcpu;
 mod vcpu_state;
@@ -70,7 +71,7 @@ impl Case {
     }
 }
 
-/// A topic: its name, which begins the names of its cases, and its table.
+/// A topic: its name, which begins the names of its cases, and its table, or one of them.
 type Topic = (&'static str, &'static [Case]);
 
 const TOPICS: &[Topic] = &[
@@ -96,6 +97,7 @@ const TOPICS: &[Topic] = &[
     ("memory races", memory_races::CASES),
     ("backings", backings::CASES),
     ("observed", observed::CASES),
+    ("observed", tracepoints::CASES),
     ("allocation", allocation::CASES),
     ("lifetimes", lifetimes::CASES),
 ];

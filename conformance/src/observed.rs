@@ -56,7 +56,8 @@ const KVMS: [&str; 11] = [
     "remote_tlb_flush",
 ];
 
-fn read(path: impl AsRef<Path>) -> Result<String, Failure> {
+/// The text of a file of the kernel's.
+pub fn read(path: impl AsRef<Path>) -> Result<String, Failure> {
     let path = path.as_ref();
     fs::read_to_string(path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }
@@ -188,18 +189,22 @@ fn parameter(name: &str) -> Option<PathBuf> {
     ["worldswitch", "kvm"].map(of).into_iter().find(|path| path.exists())
 }
 
-/// Parameters of the module with other values, until dropped.
-struct Parameters(Vec<(PathBuf, String)>);
+/// Parameters with other values, until dropped.
+#[derive(Default)]
+pub struct Parameters(Vec<(PathBuf, String)>);
 
 impl Parameters {
-    fn set(values: &[(&str, u32)]) -> Result<Self, Failure> {
-        let mut before = Self(Vec::new());
-        for (name, value) in values {
-            let path = parameter(name).ok_or_else(|| Failure::new(format!("no parameter {name}")))?;
-            before.0.push((path.clone(), read(&path)?));
-            write(path, &value.to_string())?;
-        }
-        Ok(before)
+    /// Those of the module.
+    pub fn set(values: &[(&str, u32)]) -> Result<Self, Failure> {
+        let path = |name: &str| parameter(name).ok_or_else(|| Failure::new(format!("no parameter {name}")));
+        values.iter().try_fold(Self::default(), |before, (name, value)| before.and(path(name)?, *value))
+    }
+
+    /// A file of a number as well.
+    pub fn and(mut self, path: PathBuf, value: u32) -> Result<Self, Failure> {
+        self.0.push((path.clone(), read(&path)?));
+        write(path, &value.to_string())?;
+        Ok(self)
     }
 }
 
@@ -242,13 +247,11 @@ fn polls() -> Verdict {
     Ok(())
 }
 
+/// Where a guest of short waits counts them.
+const COUNT: usize = 0x800;
+
 /// A guest that waits for its timer again and again, a quarter of a millisecond each time, and counts.
-fn rests() -> Verdict {
-    const COUNT: usize = 0x800;
-    const ROUND: u64 = 20;
-    if parameter("halt_rest_ns").is_none() {
-        return Ok(()); // the original has none, and every WFI exits
-    }
+pub fn short_waits() -> Program {
     let mut program = Program::new();
     program.set(4, GICD).set(5, GICC).set(6, RAM + COUNT as u32).set(7, 0).set(8, 0).set(9, 1);
     program.set(1, u32::MAX).str(1, 4, 0x100).str(9, 4, 0); // GICD_ISENABLER0, GICD_CTLR
@@ -257,7 +260,15 @@ fn rests() -> Verdict {
     set_virtual_timer(&mut program, 1 << 14);
     program.isb().wfi().ldr(0, 5, 0xc).mcr(8, 14, 3, 1).isb().str(0, 5, 0x10); // GICC_IAR; CNTV_CTL; GICC_EOIR
     program.add(7, 1).str(7, 6, 0).branch(again);
-    let machine = Machine::new(&program)?;
+    program
+}
+
+fn rests() -> Verdict {
+    const ROUND: u64 = 20;
+    if parameter("halt_rest_ns").is_none() {
+        return Ok(()); // the original has none, and every WFI exits
+    }
+    let machine = Machine::new(&short_waits())?;
     let vcpu = machine.vcpu(0)?;
     let _gic = machine.gic()?;
     let exits = || figures(&folder(&machine)).map(|all| all.get("wfi_exit_stat").copied().unwrap_or(0));
@@ -327,14 +338,14 @@ fn cleared() -> Verdict {
 }
 
 /// A trace of this process's own, which ends with it.
-struct Trace(PathBuf);
+pub struct Trace(PathBuf);
 
 /// Where traces are.
-const TRACING: &str = "/sys/kernel/tracing";
+pub const TRACING: &str = "/sys/kernel/tracing";
 
 impl Trace {
     /// Watches these events of KVM's.
-    fn of(events: &[&str]) -> Result<Self, Failure> {
+    pub fn of(events: &[&str]) -> Result<Self, Failure> {
         let at = Path::new(TRACING).join(format!("instances/conformance-{}", std::process::id()));
         fs::create_dir(&at).map_err(|error| Failure::new(format!("{}: {error}", at.display())))?;
         let trace = Self(at);
@@ -347,7 +358,7 @@ impl Trace {
     }
 
     /// The lines of these events, from the event's name on.
-    fn lines(&self) -> Result<Vec<String>, Failure> {
+    pub fn lines(&self) -> Result<Vec<String>, Failure> {
         let text = read(self.0.join("trace"))?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         // TASK-PID [CPU] FLAGS TIME: EVENT: FIELDS
@@ -355,7 +366,7 @@ impl Trace {
     }
 
     /// One of the lines begins with each of these, in this order.
-    fn shows(&self, expected: &[String]) -> Verdict {
+    pub fn shows(&self, expected: &[String]) -> Verdict {
         let lines = self.lines()?;
         let mut rest = lines.iter();
         for start in expected {
@@ -473,11 +484,12 @@ fn traced_caches() -> Verdict {
 }
 
 /// Sets the virtual timer to so many ticks from now, in r0.
-fn set_virtual_timer(program: &mut Program, ticks: u32) {
+pub fn set_virtual_timer(program: &mut Program, ticks: u32) {
     program.set(0, ticks).mcr(0, 14, 3, 0).set(0, 1).mcr(0, 14, 3, 1);
 }
 
-fn run_with_trace(program: &Program, events: &[&str]) -> Result<(Machine, Arc<Vcpu>, Trace), Failure> {
+/// A guest that is to run, and a trace that watches these events.
+pub fn run_with_trace(program: &Program, events: &[&str]) -> Result<(Machine, Arc<Vcpu>, Trace), Failure> {
     let machine = Machine::new(program)?;
     let vcpu = machine.vcpu(0)?;
     Ok((machine, vcpu, Trace::of(events)?))
