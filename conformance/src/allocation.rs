@@ -17,10 +17,12 @@ use uapi::*;
 use crate::Case;
 use crate::code::Program;
 use crate::doorbells::eventfd;
+use crate::huge_pages;
+use crate::irqfd;
 use crate::left_behind::{heap_blocks, none_is_lost, pages_in_use, users};
 use crate::machine::{DEVICE, Machine, RAM, Vcpu, place_gic, region, set_attribute};
-use crate::memory_map::{Memory, PAGE};
-use crate::sys::{Fd, process};
+use crate::memory_map::{BLOCK, Memory, PAGE};
+use crate::sys::{Fd, RunPage, process};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 
 /// The table.
@@ -52,6 +54,10 @@ struct Stage {
     vcpu: Arc<Vcpu>,
     gic: Option<Fd>,
     event: EventFd,
+    /// What is told of the end of an interrupt.
+    end: EventFd,
+    /// Interrupts that there are already.
+    others: Vec<EventFd>,
     /// What calls made.
     made: Vec<Fd>,
 }
@@ -61,7 +67,10 @@ impl Stage {
     fn new() -> Result<Self, Failure> {
         let mut program = Program::new();
         program.set(1, DEVICE).str(1, 1, 0).power_off();
-        let machine = Machine::new(&program)?;
+        Self::of(Machine::new(&program)?)
+    }
+
+    fn of(machine: Machine) -> Result<Self, Failure> {
         let vcpu = machine.vcpu(0)?;
         Ok(Self {
             machine,
@@ -69,8 +78,41 @@ impl Stage {
             vcpu,
             gic: None,
             event: eventfd(0)?,
+            end: eventfd(0)?,
+            others: Vec::new(),
             made: Vec::new(),
         })
+    }
+
+    /// Whose guest has written to a block of its memory and will again; the writes are to be noted now.
+    fn about_to_split() -> Result<Self, Failure> {
+        let mut program = Program::new();
+        program.set(1, RAM + BLOCK as u32).str(1, 1, 0).set(1, DEVICE).str(1, 1, 0).branch_to_start();
+        let memory = huge_pages::memory(2 * BLOCK)?;
+        let stage = Self::of(Machine::over(memory, &program)?)?;
+        stage.vcpu.expect_write(DEVICE, 4, DEVICE)?;
+        let ram = &stage.machine.ram;
+        let slot = region(0, RAM.into(), ram.bytes() as u64, ram.address(0));
+        stage.machine.vm.slot(&logging(slot)).succeeds("logging")?;
+        Ok(stage)
+    }
+
+    /// With a slot over its spare page.
+    fn with_slot() -> Result<Self, Failure> {
+        let stage = Self::new()?;
+        stage.machine.vm.slot(&stage.spare_slot()).succeeds("a slot")?;
+        Ok(stage)
+    }
+
+    /// With one that logs.
+    fn with_log() -> Result<Self, Failure> {
+        let stage = Self::new()?;
+        stage.machine.vm.slot(&logging(stage.spare_slot())).succeeds("a slot that logs")?;
+        Ok(stage)
+    }
+
+    fn spare_slot(&self) -> UserspaceMemoryRegion {
+        region(SPARE, u64::from(RAM) << 1, PAGE as u64, self.spare.address(0))
     }
 
     /// With a GIC, of which all is said, but which is not made yet.
@@ -89,13 +131,37 @@ impl Stage {
         Ok(stage)
     }
 
+    /// And as many interrupts by eventfds as there are places at first, of which one tells of its end.
+    fn with_irqfds() -> Result<Self, Failure> {
+        let mut stage = Self::with_made_gic()?;
+        stage.others = (0..4).map(|_| eventfd(0)).collect::<Result<_, _>>()?;
+        let vm = &stage.machine.vm;
+        for (gsi, event) in (10..).zip(&stage.others) {
+            let answer = if gsi == 10 {
+                irqfd::assign_resampling(vm, event, gsi, &stage.end)
+            } else {
+                irqfd::assign(vm, event, gsi)
+            };
+            answer.succeeds("KVM_IRQFD")?;
+        }
+        Ok(stage)
+    }
+
     fn keep(&mut self, made: Result<Fd, Errno>) -> Result<(), Errno> {
         self.made.push(made?);
         Ok(())
     }
 }
 
-/// A call that allocates.
+/// The slot over the spare page.
+const SPARE: u32 = 1;
+
+/// The same slot, whose writes are noted.
+fn logging(slot: UserspaceMemoryRegion) -> UserspaceMemoryRegion {
+    UserspaceMemoryRegion { flags: KVM_MEM_LOG_DIRTY_PAGES, ..slot }
+}
+
+/// A call that allocates, or might.
 struct Call {
     name: &'static str,
     stage: fn() -> Result<Stage, Failure>,
@@ -143,6 +209,18 @@ const CALLS: &[Call] = &[
         allocations: 2,
     },
     Call {
+        name: "KVM_SET_DEVICE_ATTR of a register that makes the GIC",
+        stage: Stage::with_gic,
+        call: |stage| distributor_control(stage, KVM_SET_DEVICE_ATTR),
+        allocations: 2,
+    },
+    Call {
+        name: "KVM_GET_DEVICE_ATTR of a register that makes the GIC",
+        stage: Stage::with_gic,
+        call: |stage| distributor_control(stage, KVM_GET_DEVICE_ATTR),
+        allocations: 2,
+    },
+    Call {
         name: "KVM_IRQ_LINE that makes the GIC",
         stage: Stage::with_gic,
         call: |stage| {
@@ -155,11 +233,31 @@ const CALLS: &[Call] = &[
         name: "KVM_SET_USER_MEMORY_REGION that logs",
         stage: Stage::new,
         call: |stage| {
-            let mut slot = region(1, u64::from(RAM) << 1, PAGE as u64, stage.spare.address(0));
-            slot.flags = KVM_MEM_LOG_DIRTY_PAGES;
+            let slot = logging(stage.spare_slot());
             stage.machine.vm.slot(&slot).map(|_| ())
         },
         allocations: 1,
+    },
+    Call {
+        name: "KVM_SET_USER_MEMORY_REGION that begins to log",
+        stage: Stage::with_slot,
+        call: |stage| {
+            let slot = logging(stage.spare_slot());
+            stage.machine.vm.slot(&slot).map(|_| ())
+        },
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_CLEAR_DIRTY_LOG",
+        stage: Stage::with_log,
+        call: |stage| stage.machine.vm.clear_dirty_log(SPARE, 0, 1, &[0]).map(|_| ()),
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_GET_DIRTY_LOG",
+        stage: Stage::with_log,
+        call: |stage| stage.machine.vm.dirty_log(SPARE, 1).map(|_| ()),
+        allocations: 0,
     },
     Call {
         name: "KVM_RUN, the first",
@@ -177,11 +275,15 @@ const CALLS: &[Call] = &[
     Call {
         name: "KVM_IRQFD",
         stage: Stage::with_made_gic,
-        call: |stage| {
-            let fd = stage.event.as_raw_fd() as u32;
-            stage.machine.vm.give(KVM_IRQFD, &mut Irqfd { fd, gsi: 3, ..Default::default() }).map(|_| ())
-        },
-        allocations: 2,
+        call: |stage| irqfd::assign(&stage.machine.vm, &stage.event, 3).map(|_| ()),
+        // What watches it, the event, places for some.
+        allocations: 3,
+    },
+    Call {
+        name: "KVM_IRQFD that tells of its end, for which there is no place yet",
+        stage: Stage::with_irqfds,
+        call: |stage| irqfd::assign_resampling(&stage.machine.vm, &stage.event, 3, &stage.end).map(|_| ()),
+        allocations: 3,
     },
     Call {
         name: "KVM_IOEVENTFD",
@@ -203,6 +305,36 @@ const CALLS: &[Call] = &[
         allocations: 1,
     },
     Call {
+        name: "KVM_SET_GSI_ROUTING beside a GIC with interrupts",
+        stage: Stage::with_irqfds,
+        call: |stage| {
+            let entry = IrqRoutingEntry { gsi: 10, route_type: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            stage.machine.vm.set_routing(&[entry], 1, 0).map(|_| ())
+        },
+        allocations: 1,
+    },
+    Call {
+        name: "KVM_ARM_VCPU_INIT",
+        stage: Stage::new,
+        call: |stage| {
+            let target = stage.machine.target().map_err(|_| Errno::EPROTO)?;
+            stage.vcpu.init(&target).map(|_| ())
+        },
+        allocations: 0,
+    },
+    Call {
+        name: "KVM_GET_REG_LIST",
+        stage: Stage::new,
+        call: |stage| stage.vcpu.fd.register_list(1024).2.map(|_| ()),
+        allocations: 0,
+    },
+    Call {
+        name: "mmap of a vCPU",
+        stage: Stage::new,
+        call: |stage| RunPage::map(&stage.vcpu.fd, 2 * PAGE).map(|_| ()),
+        allocations: 0,
+    },
+    Call {
         name: "KVM_REGISTER_COALESCED_MMIO",
         stage: Stage::new,
         call: |stage| {
@@ -213,12 +345,30 @@ const CALLS: &[Call] = &[
     },
 ];
 
+/// One that hosts without huge pages have no block for.
+const SPLIT: Call = Call {
+    name: "KVM_RUN whose store splits a block",
+    stage: Stage::about_to_split,
+    call: |stage| expect_store(stage),
+    allocations: 1,
+};
+
+fn calls() -> impl Iterator<Item = &'static Call> {
+    CALLS.iter().chain(huge_pages::are_there().then_some(&SPLIT))
+}
+
 /// Runs the guest until its store, which is the only thing that it may come to.
 fn expect_store(stage: &Stage) -> Result<(), Errno> {
     match stage.vcpu.run()? {
         Exit::Mmio(Mmio { phys_addr, .. }) if phys_addr == DEVICE.into() => Ok(()),
         _ => Err(Errno::EPROTO),
     }
+}
+
+/// Reads GICD_CTLR, or writes 0 to it.
+fn distributor_control(stage: &Stage, ioctl: u32) -> Result<(), Errno> {
+    let gic = stage.gic.as_ref().ok_or(Errno::EINVAL)?;
+    gic.attribute(ioctl, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, vgic_register_attr(0, 0), &mut 0).map(|_| ())
 }
 
 /// Has each allocation of a call fail. How many there were.
@@ -244,7 +394,7 @@ fn each_allocation_of(call: &Call) -> Result<usize, Failure> {
 }
 
 fn each_call() -> Verdict {
-    for call in CALLS {
+    for call in calls() {
         let count = each_allocation_of(call)?;
         holds(
             count >= call.allocations,
@@ -260,7 +410,7 @@ const ROUNDS: i64 = 5;
 fn nothing_left() -> Verdict {
     // Each in a process of its own, which takes its memory along.
     let round = || {
-        let all = || CALLS.iter().try_for_each(|call| each_allocation_of(call).map(|_| ()));
+        let all = || calls().try_for_each(|call| each_allocation_of(call).map(|_| ()));
         let child = process(|| all().is_err().into()).succeeds("fork")?;
         equal(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "a round's end")
     };

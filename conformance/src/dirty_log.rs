@@ -8,11 +8,11 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::mman::MmapAdvise;
 use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
+use crate::huge_pages;
 use crate::machine::{DEVICE, Machine, r, region};
 use crate::memory_map::{BLOCK, Memory, PAGE};
 use crate::sys::{Fd, Nowhere};
@@ -260,9 +260,8 @@ fn readonly() -> Verdict {
 
 fn huge() -> Verdict {
     let pages = 3 * BLOCK / PAGE;
-    let memory = Memory::new(pages * PAGE).succeeds("mmap")?;
     // Hosts without huge pages have nothing to split; all else holds there too.
-    let _ = memory.advise(0..pages * PAGE, MmapAdvise::MADV_HUGEPAGE);
+    let memory = huge_pages::memory(pages * PAGE)?;
     let machine = machine(&visiting(&[0, 513, 600, 1535], &[700]), &memory, 0)?;
     let vcpu = machine.vcpu(0)?;
     for _ in 0..3 {

@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::Case;
 use crate::code::Program;
+use crate::huge_pages;
 use crate::machine::{Machine, RAM, RAM_BYTES, Running, Vcpu, await_that, region};
 use crate::memory_map::{BLOCK, Memory, PAGE, memory_file};
 use crate::sys::process;
@@ -254,9 +255,8 @@ fn paged_out() -> Verdict {
 }
 
 fn huge() -> Verdict {
-    let memory = Memory::new(3 * BLOCK).succeeds("mmap")?;
     // Hosts without huge pages have nothing to split; all else holds there too.
-    let _ = memory.advise(0..3 * BLOCK, MmapAdvise::MADV_HUGEPAGE);
+    let memory = huge_pages::memory(3 * BLOCK)?;
     Copier::over(memory, BLOCK + 8 * PAGE)?.run(|guest| {
         let block = BLOCK..2 * BLOCK;
         for value in 1..15 {

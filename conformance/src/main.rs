@@ -17,6 +17,7 @@ mod cpu;
 mod dirty_log;
 mod doorbells;
 mod escapes;
+mod huge_pages;
 mod irqchip;
 mod irqchip_state;
 mod irqfd;
