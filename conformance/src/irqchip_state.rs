@@ -6,7 +6,7 @@ use uapi::*;
 
 use crate::Case;
 use crate::code::Program;
-use crate::machine::{DEVICE, GICC, GICD, Machine, set_attribute};
+use crate::machine::{DEVICE, GICC, GICD, Machine, PC, RAM, set_attribute};
 use crate::sys::{Answer, Fd, Nowhere};
 use crate::verdict::{Failure, Outcome, Verdict, equal};
 
@@ -21,6 +21,8 @@ pub const CASES: &[Case] = &[
     Case::of("GICD_IIDR takes what it holds (EINVAL), and lets groups be written", groups),
     Case::of("the CPU interface is read back in the formats of GICH_VMCR", interface),
     Case::of("what a guest has in hand goes on in another VM", moved),
+    Case::of("what two vCPUs have in hand and sent each other goes on in another VM", moved_pair),
+    Case::of("the timer's interrupt, pending and active, moves", moved_timer),
 ];
 
 const CTLR: u32 = 0x000;
@@ -319,6 +321,161 @@ fn moved() -> Verdict {
         successor.expect_write(DEVICE + 4, 4, told)?;
     }
     successor.expect_off()
+}
+
+/// Writes these to the distributor, opens the CPU interface and says so. r5 is GICC, r6 the device.
+fn set_up(program: &mut Program, distributor: &[(u32, u32)]) {
+    program.set(5, GICC).set(6, DEVICE);
+    for (offset, value) in distributor {
+        program.set(1, *value).set(2, GICD + offset).str(1, 2, 0);
+    }
+    program.set(1, 0xf8).str(1, 5, PMR).set(1, 1).str(1, 5, CTLR).str(6, 6, 0);
+}
+
+/// Takes an interrupt, if there is one, into a register and tells it.
+fn take(program: &mut Program, register: u32) {
+    program.ldr(register, 5, 0xc).str(register, 6, 4); // GICC_IAR
+}
+
+/// Ends the interrupt in a register.
+fn end(program: &mut Program, register: u32) {
+    program.str(register, 5, 0x10); // GICC_EOIR
+}
+
+/// Sends an SGI to the vCPUs of a mask, and says so.
+fn send(program: &mut Program, sgi: u32, to: u32) {
+    program.set(1, to << 16 | sgi).set(2, GICD + SGIR).str(1, 2, 0).str(6, 6, 8);
+}
+
+/// vCPU 0 gives SPI 40 to vCPU 1 and sends it SGI 3; vCPU 1 has PPI 20 in hand, less urgent than both, and sends SGI 5 back.
+fn moved_pair() -> Verdict {
+    const SECOND: u32 = 0x800;
+    const PPI: u32 = 20;
+    let mut first = Program::new();
+    let shared =
+        [(ICFGR + 8, 2 << 16), (IPRIORITYR + 40, 0x40), (ITARGETSR + 40, 2), (ISENABLER + 4, 1 << 8), (CTLR, 1)];
+    set_up(&mut first, &shared);
+    send(&mut first, 3, 2);
+    take(&mut first, 1);
+    end(&mut first, 1);
+    take(&mut first, 1);
+    first.power_off();
+    let mut second = Program::new();
+    set_up(&mut second, &[(IPRIORITYR, 0x20 << 24), (IPRIORITYR + PPI, 0x80), (ISENABLER, 1 << PPI)]);
+    take(&mut second, 7);
+    send(&mut second, 5, 1);
+    for _ in 0..2 {
+        take(&mut second, 1);
+        end(&mut second, 1);
+    }
+    end(&mut second, 7);
+    take(&mut second, 1);
+    second.stay();
+    let pair = || {
+        let machine = Machine::new(&first)?;
+        machine.ram.put(SECOND as usize, second.words());
+        let vcpus = [machine.vcpu(0)?, machine.vcpu(1)?];
+        vcpus[1].fd.set_register(PC, (RAM + SECOND).into()).succeeds("writing PC")?;
+        let gic = machine.gic()?;
+        Ok::<_, Failure>((machine, vcpus, gic))
+    };
+    let (machine, vcpus, gic) = pair()?;
+    let drive = |line: IrqLine, level| {
+        machine.vm.give(KVM_IRQ_LINE, &mut IrqLevel { irq: line.encode(), level }).succeeds("KVM_IRQ_LINE")
+    };
+    let ppi = IrqLine::Ppi { vcpu: 1, number: PPI as u16 };
+    for vcpu in &vcpus {
+        vcpu.expect_write(DEVICE, 4, DEVICE)?;
+    }
+    drive(ppi, 1)?;
+    vcpus[1].expect_write(DEVICE + 4, 4, PPI)?;
+    drive(ppi, 0)?;
+    for vcpu in &vcpus {
+        vcpu.expect_write(DEVICE + 8, 4, DEVICE)?;
+        vcpu.finish_access()?;
+    }
+    drive(IrqLine::Spi { number: 40 }, 1)?;
+    let in_hand = |gic: &Fd| {
+        for (vcpu, offset, value) in [
+            (0, ISACTIVER, 0),
+            (1, ISACTIVER, 1 << PPI),
+            (0, ISPENDR + 4, 1 << 8),
+            (0, SPENDSGIR, 0),
+            (0, SPENDSGIR + 4, 2 << 8),
+            (1, SPENDSGIR, 1 << 24),
+            (1, SPENDSGIR + 4, 0),
+        ] {
+            expect(gic, DIST, vcpu, offset, value)?;
+        }
+        expect(gic, CPU, 0, APR, 0)?;
+        expect(gic, CPU, 1, APR, 1 << (0x80 >> 3))
+    };
+    in_hand(&gic)?;
+
+    let (_other, successors, fresh) = pair()?;
+    copy_gic(&gic, &fresh, 2)?;
+    in_hand(&fresh)?;
+    for (from, to) in vcpus.iter().zip(&successors) {
+        crate::machine::copy_registers(from, to)?;
+    }
+    drop((vcpus, gic, machine));
+    for told in [3, 40, 1023] {
+        successors[1].expect_write(DEVICE + 4, 4, told)?;
+    }
+    for told in [1 << 10 | 5, 1023] {
+        successors[0].expect_write(DEVICE + 4, 4, told)?;
+    }
+    successors[0].expect_off()
+}
+
+fn moved_timer() -> Verdict {
+    const TIMER: u32 = 27;
+    let mut program = Program::new();
+    program.set(0, 0).mcr(0, 14, 3, 0).set(0, 1).mcr(0, 14, 3, 1).isb(); // CNTV_TVAL, CNTV_CTL: due at once, and from then on
+    set_up(&mut program, &[(ISENABLER, 1 << TIMER), (CTLR, 1)]);
+    let take_timers = |program: &mut Program| {
+        // It may take a moment until it interrupts once more.
+        let top = program.label();
+        program.ldr(7, 5, 0xc).set(1, 1023).raw(0xe157_0001).branch_if_equal(top); // GICC_IAR; cmp r7, r1
+        program.str(7, 6, 4);
+    };
+    take_timers(&mut program);
+    end(&mut program, 7);
+    take_timers(&mut program);
+    program.set(0, 0).mcr(0, 14, 3, 1).isb(); // CNTV_CTL
+    end(&mut program, 7);
+    take(&mut program, 7);
+    program.power_off();
+    for in_hand in [false, true] {
+        let state = |gic: &Fd| {
+            expect(gic, DIST, 0, ISPENDR, 1 << TIMER)?;
+            expect(gic, DIST, 0, ISACTIVER, u32::from(in_hand) << TIMER)
+        };
+        let machine = Machine::new(&program)?;
+        let vcpu = machine.vcpu(0)?;
+        let gic = machine.gic()?;
+        vcpu.expect_write(DEVICE, 4, DEVICE)?;
+        if in_hand {
+            vcpu.expect_write(DEVICE + 4, 4, TIMER)?;
+        }
+        vcpu.finish_access()?;
+        state(&gic)?;
+        let other = Machine::new(&program)?;
+        let successor = other.vcpu(0)?;
+        let fresh = other.gic()?;
+        copy_gic(&gic, &fresh, 1)?;
+        state(&fresh)?;
+        crate::machine::copy_registers(&vcpu, &successor)?;
+        drop((vcpu, gic, machine));
+        if !in_hand {
+            successor.expect_write(DEVICE + 4, 4, TIMER)?;
+        }
+        for told in [TIMER, 1023] {
+            successor.expect_write(DEVICE + 4, 4, told)?;
+        }
+        successor.expect_off()?;
+    }
+    Ok(())
 }
 
 /// Writes what one GIC's registers read into another's, in the order of clients: what is set bit by bit is cleared first, pending state

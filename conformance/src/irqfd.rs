@@ -13,7 +13,7 @@ use crate::Case;
 use crate::code::Program;
 use crate::doorbells::{self, eventfd, told};
 use crate::irqchip::{SPI, enable, take};
-use crate::machine::{DEVICE, GICD, Machine, RAM, Vcpu, await_that};
+use crate::machine::{DEVICE, GICC, GICD, Machine, RAM, Vcpu, await_that};
 use crate::memory_map::{Memory, PAGE};
 use crate::sys::{Answer, Fd, Nowhere};
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -40,6 +40,7 @@ pub const CASES: &[Case] = &[
     Case::of("a table that is not there is EFAULT", missing_table),
     Case::of("messages go nowhere (ENODEV), and without a GIC they are EINVAL", messages),
     Case::of("KVM_IRQ_LINE_STATUS drives a line, and its structure comes back as it was", line_status),
+    Case::of("lines and events interrupt by a GIC of KVM_CREATE_IRQCHIP, too", legacy),
     Case::of("events may come while everything is assigned, deassigned and closed", storm).within(300),
 ];
 
@@ -237,6 +238,34 @@ fn told_at_once() -> Verdict {
         running.stop()?;
     }
     Ok(())
+}
+
+fn legacy() -> Verdict {
+    let mut program = Program::new();
+    enable(&mut program);
+    program.str(6, 6, 4);
+    let top = program.label();
+    take(&mut program);
+    program.branch(top);
+    let machine = Machine::new(&program)?;
+    let vcpu = machine.vcpu(0)?;
+    machine.vm.value(KVM_CREATE_IRQCHIP, 0).succeeds("KVM_CREATE_IRQCHIP")?;
+    for (kind, address) in [(KVM_VGIC_V2_ADDR_TYPE_DIST, GICD), (KVM_VGIC_V2_ADDR_TYPE_CPU, GICC)] {
+        let mut address = DeviceAddr::new(KVM_ARM_DEVICE_VGIC_V2, kind, address.into());
+        machine.vm.give(KVM_ARM_SET_DEVICE_ADDR, &mut address).succeeds("KVM_ARM_SET_DEVICE_ADDR")?;
+    }
+    vcpu.expect_write(DEVICE + 4, 4, DEVICE)?;
+    let irq = IrqLine::Spi { number: SPI as u16 }.encode();
+    for (level, told) in [(1, SPI), (0, SPURIOUS)] {
+        machine.vm.give(KVM_IRQ_LINE, &mut IrqLevel { irq, level }).succeeds("KVM_IRQ_LINE")?;
+        vcpu.expect_write(DEVICE, 4, told)?;
+    }
+    let (event, end) = (eventfd(0)?, eventfd(0)?);
+    assign_resampling(&machine.vm, &event, GSI, &end).succeeds("KVM_IRQFD")?;
+    ring(&event)?;
+    vcpu.expect_write(DEVICE, 4, SPI)?;
+    vcpu.expect_write(DEVICE, 4, SPURIOUS)?;
+    equal(told(&end)?, 1, "what was told at the end")
 }
 
 fn line_goes_down() -> Verdict {

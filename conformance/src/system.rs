@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     Case::of("a vCPU's file has two pages to map", mmap_size),
     Case::of("extensions have KVM's values, on the system and on a VM", extensions),
     Case::of("extensions that KVM did not have are 0", strange_extensions),
+    Case::of("a VM without a GIC takes the vCPUs that extensions speak of, and no others (EINVAL)", vcpu_ids),
     Case::of("a VM has type 0", vm_types),
     Case::of("tracing, long withdrawn, is not supported", tracing),
     Case::of("unknown numbers and those of other files are EINVAL", unknown_numbers),
@@ -104,6 +105,22 @@ fn strange_extensions() -> Verdict {
         equal(kvm.value(KVM_CHECK_EXTENSION, number as usize), Ok(0), format_args!("extension {number}"))?;
     }
     Ok(())
+}
+
+fn vcpu_ids() -> Verdict {
+    let (_kvm, vm) = Machine::empty()?;
+    let extension = |number: u32| vm.value(KVM_CHECK_EXTENSION, number as usize).succeeds("KVM_CHECK_EXTENSION");
+    let (beyond, mut left) = (extension(KVM_CAP_MAX_VCPU_ID)?, extension(KVM_CAP_MAX_VCPUS)?);
+    for id in (0..513).rev() {
+        let (made, what) = (vm.create(KVM_CREATE_VCPU, id as usize), format!("vCPU {id} of {beyond}"));
+        if id < beyond && left > 0 {
+            made.succeeds(what)?;
+            left -= 1;
+        } else {
+            made.fails(Errno::EINVAL, what)?;
+        }
+    }
+    equal(left, 0, "the vCPUs that could not be made")
 }
 
 fn vm_types() -> Verdict {
