@@ -290,6 +290,18 @@ const QUOTA: Test = Test::of(
     exit $status",
 );
 
+/// Of these, what a KVM_RUN could get wrong that begins again.
+const QUOTA_CALLS: Test = Test::of(
+    "conformance, with little of a CPU",
+    "mkdir /sys/fs/cgroup/little && echo 5000 10000 >/sys/fs/cgroup/little/cpu.max || exit 1
+    echo $$ >/sys/fs/cgroup/little/cgroup.procs
+    kvm-conformance 'run: a signal' 'run: however' 'user irq' </dev/null
+    status=$?
+    echo $$ >/sys/fs/cgroup/cgroup.procs
+    exit $status",
+)
+.expecting(&[Report]);
+
 /// As on a Raspberry Pi 2: what needs no interrupt controller of the kernel's, and why wsvm's guests do not run.
 const NO_GIC: Test = Test::of(
     "where the GIC has nothing for guests, VMs of processes that emulate one run all the same",
@@ -310,6 +322,7 @@ const OTHER_KERNEL: &[Test] = &[
     Test::of("conformance", "kvm-conformance observed irqfd 'live memory' backings </dev/null").expecting(&[Report]),
     RELOAD,
     QUOTA,
+    QUOTA_CALLS,
 ];
 
 /// Of these, loads and stores of all kinds, and of which the instruction is read.
