@@ -16,7 +16,7 @@ use uapi::{KVM_MEM_LOG_DIRTY_PAGES, UserspaceMemoryRegion};
 
 use crate::Case;
 use crate::code::Program;
-use crate::machine::{DEVICE, Machine, RAM, Vcpu, await_that, region};
+use crate::machine::{DEVICE, Machine, RAM, Vcpu, await_longer, await_that, region};
 use crate::memory_map::{BLOCK, Memory, PAGE, memory_file};
 use crate::sys::process;
 use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
@@ -25,7 +25,7 @@ use crate::verdict::{Failure, Outcome, Verdict, equal, holds};
 pub const CASES: &[Case] = &[
     Case::of("a device's registers are the device's (mmap of /dev/mem)", device),
     Case::of("a device's registers go with their mapping, under the running guest", device_goes),
-    Case::of("memory that is swapped out comes back as the guest left it, if the host has swap", swapped),
+    Case::of("memory that is swapped out comes back as the guest left it, if the host has swap", swapped).within(600),
     Case::of("pages shared with equal ones are the guest's own when it writes (KSM)", merged),
     Case::of("pages of hugetlbfs, whole and split by logging", hugetlb),
     Case::of("after a fork the child's copy is its own, whatever the guest writes", forked),
@@ -134,11 +134,11 @@ impl Sweeper {
         self.machine.vm.slot(&UserspaceMemoryRegion { flags, ..slot }).succeeds("a slot").map(|_| ())
     }
 
-    /// Waits for a whole sweep.
+    /// Waits for a whole sweep, in which each page may have to come from a disk.
     fn sweep(&self) -> Verdict {
         let before = self.machine.ram.read(SWEEPS);
         let so = || self.machine.ram.read(SWEEPS).wrapping_sub(before) >= 2;
-        await_that(so).succeeds("waiting for the guest to sweep over its memory")
+        await_longer(120, so).succeeds("waiting for the guest to sweep over its memory")
     }
 
     /// Runs the guest, with `work` meanwhile, and looks at what it did.

@@ -114,7 +114,12 @@ impl Machine {
 
 /// Waits until something is so, for some seconds.
 pub fn await_that(so: impl Fn() -> bool) -> Result<(), Errno> {
-    let end = Instant::now() + Duration::from_secs(20);
+    await_longer(20, so)
+}
+
+/// Waits until something is so, for that many seconds.
+pub fn await_longer(seconds: u64, so: impl Fn() -> bool) -> Result<(), Errno> {
+    let end = Instant::now() + Duration::from_secs(seconds);
     while !so() {
         if Instant::now() > end {
             return Err(Errno::ETIMEDOUT);

@@ -23,6 +23,7 @@ use crate::host::{EventFd, Host, Lock, OutOfMemory, Watch};
 use crate::trace::{Event, Kind, note};
 use crate::vgic::Queue;
 use crate::vm::Vm;
+use arch::gic::PRIVATE_IRQS;
 
 /// Why an irqfd is not assigned. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +168,10 @@ impl<H: Host> Vm<H> {
         for (intid, gsi) in ended.iter().filter_map(|intid| Some((intid, self.gsi_of(intid)?))) {
             let mut told = places.resamplers(gsi).peekable();
             if told.peek().is_some() {
-                note(self.memory.host(), Kind::AckIrq, || Event::AckIrq { irqchip: 0, pin: gsi.into() });
+                note(self.memory.host(), Kind::AckIrq, || Event::AckIrq {
+                    irqchip: 0,
+                    pin: intid.saturating_sub(PRIVATE_IRQS as u32).into(),
+                });
                 self.note_line(gsi, intid, false);
             }
             told.for_each(EventFd::signal);
