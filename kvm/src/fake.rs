@@ -51,11 +51,6 @@ pub fn cases(count: u32) -> proptest::test_runner::Config {
     proptest::test_runner::Config { cases: if cfg!(miri) { count.min(2) } else { count }, ..Default::default() }
 }
 
-/// So many steps of one case, at most: fewer under Miri.
-pub const fn steps(count: usize) -> usize {
-    if cfg!(miri) { count / 20 + 2 } else { count }
-}
-
 /// What the hypervisor asked of the hardware or of other CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -140,6 +140,7 @@ fn where_there_is_no_memory_there_is_mmio() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_device_of_the_hardware_is_mapped_once_and_uncached() {
     let mut vm = Vm::new();
     let (at, gicv) = (Ipa::new(0x0801_0000), HostPhys::new(0x2c00_6000));
@@ -154,6 +155,7 @@ fn a_device_of_the_hardware_is_mapped_once_and_uncached() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_flush_that_was_put_off_is_done_before_anything_is_mapped() {
     let mut vm = Vm::with_ram(0);
     let (at, gicv) = (Ipa::new(0x0801_0000), HostPhys::new(0x2c00_6000));
@@ -220,6 +222,7 @@ fn huge_pages_become_blocks_where_all_fits() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_page_that_grows_to_a_block_brings_along_no_rights() {
     let mut vm = Vm::with_ram(0);
     vm.give(700, false);
@@ -236,6 +239,7 @@ fn a_page_that_grows_to_a_block_brings_along_no_rights() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_change_of_the_hosts_mind_while_resolving_is_noticed() {
     let races: [fn(&GuestMemory<fake::Host>); 5] = [
         |memory| {
@@ -268,6 +272,7 @@ fn nothing_is_mapped_while_any_invalidation_goes_on() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn what_is_taken_is_flushed_before_the_notifier_returns() {
     let mut vm = Vm::with_ram(0);
     for page in 0..16 {
@@ -289,6 +294,7 @@ fn what_is_taken_is_flushed_before_the_notifier_returns() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn one_page_of_the_process_may_be_several_of_the_guest() {
     let mut vm = Vm::with_ram(0);
     let twin = Region { slot: 9, guest_phys_addr: 0x1_0000_0000, ..ram(0) };
@@ -305,6 +311,7 @@ fn one_page_of_the_process_may_be_several_of_the_guest() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn slots_that_go_take_their_mappings_along() {
     let mut vm = Vm::with_ram(0);
     assert_eq!(vm.fault(1, Access::Write), Ok(FaultOutcome::Mapped));
@@ -323,6 +330,7 @@ fn slots_that_go_take_their_mappings_along() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn logging_takes_the_right_to_write_until_the_next_write() {
     let mut vm = Vm::with_ram(0);
     for page in 0..512 {
@@ -373,6 +381,7 @@ fn a_dead_process_leaves_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn maintenance_by_set_and_way_reaches_all_that_is_mapped() {
     let mut vm = Vm::with_ram(0);
     for page in 1024..1024 + 512 {
@@ -415,7 +424,8 @@ proptest! {
     /// Whatever happens: what the guest reaches is what the process has there now, and it writes only where both the
     /// process and the slot let it.
     #[test]
-    fn a_guest_reaches_what_the_process_has_and_no_more(steps in prop::collection::vec(step(), 1..fake::steps(80))) {
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
+    fn a_guest_reaches_what_the_process_has_and_no_more(steps in prop::collection::vec(step(), 1..80)) {
         let mut vm = Vm::new();
         let mut process: BTreeMap<u32, (u64, bool)> = BTreeMap::new();
         let mut slots: BTreeMap<u32, Region> = BTreeMap::new();

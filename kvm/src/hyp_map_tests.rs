@@ -45,6 +45,7 @@ fn the_whole_space_can_be_used_and_no_more() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn without_memory_no_mapping_changes() {
     // Pages on both sides of a border between level-2 tables: four tables.
     for have in 0..4 {
@@ -79,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn pages_are_where_they_were_put(steps in prop::collection::vec(step(), 1..60)) {
         let host = fake::Host::new();
         let mut map = HypMap::new(host.clone()).unwrap();

@@ -134,6 +134,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn a_table_says_all_and_its_last_word_counts_on_the_way_back() {
         let routing = table(&[pin(4095, 0, 987), pin(0, 0, 7), message(3, 1), pin(9, 0, 7), pin(8, 0, 0)]);
         for (gsi, intid) in
@@ -152,6 +153,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn entries_that_make_no_sense_are_refused() {
         let flagged = IrqRoutingEntry { flags: 1, ..pin(1, 0, 1) };
         let adapter = IrqRoutingEntry { route_type: 3, ..pin(1, 0, 1) };
@@ -179,6 +181,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn memory_may_be_short() {
         let host = fake::Host::new();
         for allowed in 0..2 {

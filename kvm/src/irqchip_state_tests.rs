@@ -15,6 +15,7 @@ fn cpu(vcpu: usize, offset: u32) -> Word {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn registers_are_there_as_far_as_interrupts_are() {
     let machine = Machine::bare(1);
     let has = |word| machine.vm.has_irqchip_word(word);

@@ -329,6 +329,7 @@ fn an_event_is_one_interrupt_of_a_vm_and_undone_by_both_its_numbers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn there_is_room_for_many_and_none_is_left() {
     let machine = machine();
     let events: Vec<_> = (0..100).map(|_| ProcessEvent::default()).collect();
@@ -393,6 +394,7 @@ fn route(gsi: u32, pin: u32) -> IrqRoutingEntry {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_table_leads_events_elsewhere_and_back() {
     let mut machine = machine();
     let told = [0, 1].map(|_| ProcessEvent::default());

@@ -238,6 +238,7 @@ fn a_call_that_begins_again_has_told_the_process_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_timer_that_comes_due_on_the_way_in_interrupts_the_guest_unless_the_process_was_told() {
     let mut told_first = [0; 2];
     for delay in 1..30 {

@@ -260,6 +260,7 @@ fn trapped_registers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn maintenance_by_set_and_way_flushes_what_the_guest_has_once() {
     let mut machine = Machine::new(1);
     machine.give_ram(4);
@@ -336,6 +337,7 @@ fn memory_is_mapped_and_the_instruction_repeated() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn memory_that_cannot_be_had_is_the_processs_affair() {
     for error in [Unresolved::Fault, Unresolved::Poisoned, Unresolved::OutOfMemory, Unresolved::Interrupted] {
         let mut machine = Machine::new(1);
@@ -472,6 +474,7 @@ fn what_is_loaded_elsewhere_is_called_in_before_it_is_read() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn the_cpu_interface_is_mapped_and_not_executed_from() {
     let mut machine = Machine::new(1);
     machine.script([

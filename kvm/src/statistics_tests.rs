@@ -72,6 +72,7 @@ mod counting {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn each_exit_counts_once_by_its_kind() {
         let mut machine = Machine::new(1);
         machine.enable_interrupts();
@@ -134,6 +135,7 @@ mod counting {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn whoever_slept_and_was_woken_counts() {
         let mut machine = Machine::new(1);
         let host = machine.host.clone();

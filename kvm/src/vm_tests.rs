@@ -117,6 +117,7 @@ fn a_region_has_to_lie_somewhere_sensible() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_vcpu_does_not_run_where_regions_overlap() {
     for (first, others) in [
         (Region::Distributor, [(CPU - 0x1000, false), (CPU, false), (CPU - 0x2000, true), (CPU + 0x1000, true)]),
@@ -180,7 +181,7 @@ fn every_vcpus_timer_is_tied_to_the_hardware() {
 
 #[test]
 fn vcpus_that_come_while_it_is_made_are_not_forgotten() {
-    for _ in 0..fake::steps(200) {
+    for _ in 0..if cfg!(miri) { 5 } else { 200 } {
         let machine = Machine::bare(1);
         machine.vm.create_irqchip().unwrap();
         let vm: Arc<Vm<fake::Host>> = machine.vm.clone();

@@ -202,6 +202,7 @@ fn run(limit: u16, vms: usize, steps: impl IntoIterator<Item = Step>) -> usize {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn no_guest_sees_entries_of_another(
         limit in 2u16..7,
         steps in prop::collection::vec(step(5), 1..400),
@@ -211,6 +212,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn all_255_vmids_are_used_before_a_roll_over() {
     // Each VM runs once on CPU 0 and is replaced.
     let once = [Step::Advance(0, 0), Step::Advance(0, 0), Step::Advance(0, 0), Step::Leave(0), Step::Replace(0)];

@@ -97,6 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "it would take Miri minutes")]
         fn the_deadline_is_the_first_asserted_count(
             ctl in 0u32..8, cval in any::<u64>(), cntvoff in any::<u64>(), now in any::<u64>(),
         ) {

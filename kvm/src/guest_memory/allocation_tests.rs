@@ -95,6 +95,7 @@ fn a_new_vm() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn slots() {
     let set = |region: Region| move |vm: &mut Vm| vm.memory.set_region(&region).map(nothing);
     let other = Region { slot: 1, guest_phys_addr: RAM + (8 << 20), ..ram(LOG_DIRTY_PAGES) };
@@ -137,6 +138,7 @@ fn faults() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn logs() {
     let clear = |vm: &mut Vm| {
         vm.memory.clear_dirty_log(0, 0, 64, |words| {

@@ -80,6 +80,7 @@ fn set(pages: impl IntoIterator<Item = u32>) -> Result<BTreeSet<u32>, Failed> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn writes_are_in_the_log_once_and_reads_are_not() {
     let mut vm = Vm::with_ram(LOG_DIRTY_PAGES);
     assert_eq!(vm.log(), set([]));
@@ -100,6 +101,7 @@ fn writes_are_in_the_log_once_and_reads_are_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn with_manual_clearing_what_was_read_stays_until_it_is_cleared() {
     let mut vm = Vm::with_ram(LOG_DIRTY_PAGES);
     vm.memory.set_manual_clear(true);
@@ -128,6 +130,7 @@ fn with_manual_clearing_what_was_read_stays_until_it_is_cleared() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_log_of_several_pieces_is_read_and_cleared_in_all_of_them() {
     const PIECE: u32 = (CHUNK * BITS) as u32;
     const END: u32 = 2 * PIECE + 40;
@@ -200,6 +203,7 @@ fn what_cannot_be_named_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn what_could_not_be_handed_out_stays() {
     let mut vm = Vm::with_ram(LOG_DIRTY_PAGES);
     assert!(vm.write(3) && vm.write(8));
@@ -212,6 +216,7 @@ fn what_could_not_be_handed_out_stays() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_write_that_races_with_clearing_is_in_the_next_log() {
     for manual in [false, true] {
         let mut vm = Vm::with_ram(LOG_DIRTY_PAGES);
@@ -240,6 +245,7 @@ fn with_blocks(flags: u32) -> Vm {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_block_is_logged_by_pages_and_joined_when_logging_ends() {
     let mut vm = with_blocks(0);
     assert_eq!(vm.fault(700, Access::Write), Ok(FaultOutcome::Mapped));
@@ -267,6 +273,7 @@ fn a_block_is_logged_by_pages_and_joined_when_logging_ends() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn pages_that_were_no_block_stay_when_logging_ends() {
     let mut vm = Vm::with_ram(LOG_DIRTY_PAGES);
     let device = Resolved { device: true, ..resolved(512, true) };
@@ -312,7 +319,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever happens, the log is the set of pages that were written since their bits were cleared.
     #[test]
-    fn the_log_is_what_was_written(steps in prop::collection::vec(step(), 1..crate::fake::steps(60))) {
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
+    fn the_log_is_what_was_written(steps in prop::collection::vec(step(), 1..60)) {
         let mut vm = with_blocks(LOG_DIRTY_PAGES);
         let (mut written, mut manual, mut logging) = (BTreeSet::new(), false, true);
         for step in steps {

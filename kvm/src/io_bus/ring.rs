@@ -78,6 +78,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn it_holds_one_less_than_it_has_room_for_wherever_it_begins() {
         for begin in 0..KVM_COALESCED_MMIO_MAX as u32 {
             let page = page();
@@ -94,6 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "it would take Miri minutes")]
         fn what_goes_in_comes_out(steps in proptest::collection::vec(any::<Option<(u64, u32, [u8; 8])>>(), 0..600)) {
             let page = page();
             let mut model = VecDeque::new();

@@ -273,6 +273,7 @@ fn without_memory_nothing_changes() {
 proptest! {
     /// Against a list that is searched from the beginning.
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn writes_find_their_bell(
         bells in proptest::collection::vec((0..6u64, 0..4usize, any::<Option<bool>>(), any::<bool>()), 0..24),
         writes in proptest::collection::vec((0..6u64, 0..3u32, 0..3u32), 0..40),

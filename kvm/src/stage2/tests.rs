@@ -189,11 +189,13 @@ proptest! {
     #![proptest_config(fake::cases(64))]
 
     #[test]
-    fn tables_are_what_was_mapped(steps in prop::collection::vec(step(), 1..fake::steps(40))) {
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
+    fn tables_are_what_was_mapped(steps in prop::collection::vec(step(), 1..40)) {
         run(steps);
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn what_is_left_mapped_is_freed(places in prop::collection::vec(place(), 0..20)) {
         let mut vm = Vm::new();
         for ipa in places {
@@ -244,6 +246,7 @@ fn what_cannot_be_mapped_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn without_memory_nothing_changes() {
     let host = fake::Host::new();
     host.allow_allocations(Some(0));
@@ -273,6 +276,7 @@ fn without_memory_nothing_changes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn nothing_is_made_where_a_break_was_not_flushed() {
     let all = Stage2Access::ALL;
     // Another page, a block over pages, a page amid a block.

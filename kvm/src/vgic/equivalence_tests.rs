@@ -4,7 +4,7 @@
 use super::machine::{Machine, NR_IRQS, Step, TIMER, VCPUS, drain, read_back, set_up, step_and_check};
 use super::reference::Reference;
 use super::{CpuInterface, Kicks};
-use crate::fake::{cases, steps};
+use crate::fake::cases;
 use arch::gic::gicd;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,10 +57,11 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn behaves_as_a_gicv2(
         list_registers in prop_oneof![4 => Just(4usize), 1 => 1usize..=17],
         spread in prop_oneof![Just(0u32), 1u32..=3],
-        steps in proptest::collection::vec(step(), 1..steps(250)),
+        steps in proptest::collection::vec(step(), 1..250),
     ) {
         let mut machine = Machine::new(list_registers.min(16));
         let mut reference = Reference::new(VCPUS, NR_IRQS);
@@ -176,6 +177,7 @@ proptest! {
 
     /// No access, no line and no state that hardware might be read in makes it panic or leaves the queues wrong.
     #[test]
+    #[cfg_attr(miri, ignore = "it would take Miri minutes")]
     fn stands_anything(wild in proptest::collection::vec(
         (any::<u8>(), 0usize..10, any::<u32>(), any::<u32>(), prop_oneof![0u32..9, any::<u32>()], any::<[u32; 18]>()), 1..100,
     )) {
@@ -288,6 +290,7 @@ fn groups_change_who_comes_next() {
 /// Software sets the timer's interrupt pending while its handler runs. The end of a handler that is tied to hardware gives no
 /// notice, so this one must not be tied.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_latch_behind_an_active_hardware_interrupt_is_not_forgotten() {
     let mut machine = Machine::new(4);
     let mut reference = Reference::new(VCPUS, NR_IRQS);

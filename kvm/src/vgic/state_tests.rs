@@ -254,6 +254,7 @@ fn nested_handlers_end_in_order_elsewhere() {
 
 /// An interrupt that goes elsewhere from now on ends where it is handled.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri minutes")]
 fn a_handler_is_found_by_its_priority() {
     let (mut machine, mut reference) = (Machine::new(4), Reference::new(VCPUS, NR_IRQS));
     set_up(&mut machine, &mut reference, 1);
