@@ -75,10 +75,14 @@ fn with_vmid(vttbr: u64, operation: impl FnOnce()) {
     unsafe { return_to_host(here) };
 }
 
-/// Drops all of this CPU's Non-secure PL1&0 entries, of every VMID: those of an earlier owner of Hyp mode, too.
+/// Drops all of this CPU's Non-secure PL1&0 entries, of every VMID: those of an earlier owner of Hyp mode, too. And what its instruction
+/// caches hold, as [`flush_vmid_local`], which a CPU that had lost Hyp mode may owe.
 pub fn drop_guests_here() {
     // SAFETY: invalidation loses nothing but time.
-    unsafe { tlbiallnsnh::write(0) };
+    unsafe {
+        iciallu::write(0);
+        tlbiallnsnh::write(0);
+    }
     dsb_ish();
     isb();
 }

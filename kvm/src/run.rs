@@ -361,7 +361,7 @@ impl<H: Host> Run<'_, H> {
             // Frequent, and only ever of an instruction that was executed.
             return self.data_abort(DataAbort::from_hsr(hsr), length);
         }
-        // A class that only later architectures have: the guest may not know what it did either.
+        // A class that no core reports that is known here: to the guest, something that its core does not have.
         let Some(trap) = Trap::from_hsr(hsr) else {
             inject::undefined(context);
             return Next::Enter;

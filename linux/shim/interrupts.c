@@ -64,14 +64,20 @@ int ws_gic_find(u64 *gich_phys, u64 *gich_bytes, u64 *gicv_phys, u64 *gicv_bytes
 	struct resource regions[REGIONS];
 	struct device_node *node;
 
-	node = of_find_compatible_node(NULL, NULL, "arm,gic-v3");
-	if (node) {
+	for_each_compatible_node(node, NULL, "arm,gic-v3") {
+		if (!of_device_is_available(node))
+			continue;
 		of_node_put(node);
 		return -EOPNOTSUPP;
 	}
 	node = no_gic ? NULL : find_gic(regions);
 	if (!node)
 		return -ENODEV;
+	/* Of no use without its maintenance interrupt. */
+	if (of_irq_get(node, 0) <= 0) {
+		of_node_put(node);
+		return -ENODEV;
+	}
 	*gicc_bytes = resource_size(&regions[CPU_INTERFACE]);
 	*gich_phys = regions[GICH].start;
 	*gich_bytes = resource_size(&regions[GICH]);
@@ -100,8 +106,12 @@ static bool forwarded;
 static void __iomem *distributor;
 static u32 timer_bit;
 
-/* Whether the physical GIC has the timer's interrupt active, or masked, on this CPU, as far as we have seen to it. */
+/*
+ * Whether the timer's interrupt is enabled for us on this CPU; and if so, whether the physical GIC has it active, or masked, as far as we
+ * have seen to it.
+ */
 struct timer_state {
+	bool here;
 	bool active;
 	bool masked;
 };
@@ -187,7 +197,8 @@ int ws_interrupts_register(u32 with_gic, u32 splits_eoi, u32 *timer_hwirq, u32 *
 	error = request_percpu_irq(maintenance_irq, maintenance_seen, "kvm vgic maintenance", timer_states);
 	if (error)
 		goto no_maintenance;
-	timer_bit = BIT(*timer_hwirq % 32);
+	/* Another controller's numbers say nothing here. */
+	timer_bit = *timer_hwirq >= 16 && *timer_hwirq < 32 ? BIT(*timer_hwirq) : 0;
 	forwarded = splits_eoi && *timer_hwirq < 32 && !irq_set_vcpu_affinity(timer_irq, timer_states);
 	*timer_forwarded = forwarded;
 	return 0;
@@ -214,7 +225,7 @@ void ws_interrupts_unregister(void)
 
 /*
  * On this CPU, which may have come back, or never went: an offline can fail half-way. A vCPU's thread may have been here all the while. So
- * what we keep of the timer's interrupt is made true, whatever it was.
+ * what we keep of the timer's interrupt is made true, whatever it was, while no such thread can change it.
  */
 void ws_interrupts_enable_here(void)
 {
@@ -223,14 +234,17 @@ void ws_interrupts_enable_here(void)
 	local_irq_save(flags);
 	if (distributor)
 		writel_relaxed(timer_bit, distributor + GIC_DIST_ACTIVE_CLEAR);
-	*this_cpu_ptr(timer_states) = (struct timer_state){};
-	local_irq_restore(flags);
+	*this_cpu_ptr(timer_states) = (struct timer_state){ .here = true };
 	enable_percpu_irq(timer_irq, irq_get_trigger_type(timer_irq));
 	if (distributor)
 		enable_percpu_irq(maintenance_irq, irq_get_trigger_type(maintenance_irq));
+	local_irq_restore(flags);
 }
 
-/* Also leaves the timer's interrupt as it was found: inactive, unmasked. */
+/*
+ * Also leaves the timer's interrupt as it was found: inactive, unmasked. Threads that may still run vCPUs here (before Linux 5.11, as far as
+ * they get without Hyp mode) leave it so.
+ */
 void ws_interrupts_disable_here(void)
 {
 	unsigned long flags;
@@ -238,10 +252,11 @@ void ws_interrupts_disable_here(void)
 	local_irq_save(flags);
 	ws_timer_active(0);
 	ws_timer_masked(0);
-	local_irq_restore(flags);
+	this_cpu_ptr(timer_states)->here = false;
 	if (distributor)
 		disable_percpu_irq(maintenance_irq);
 	disable_percpu_irq(timer_irq);
+	local_irq_restore(flags);
 }
 
 /*
@@ -253,7 +268,7 @@ void ws_timer_active(u32 active)
 {
 	struct timer_state *state = this_cpu_ptr(timer_states);
 
-	if (state->active == active)
+	if (state->active == active || !state->here)
 		return;
 	writel_relaxed(timer_bit, distributor + (active ? GIC_DIST_ACTIVE_SET : GIC_DIST_ACTIVE_CLEAR));
 	state->active = active;
@@ -270,7 +285,7 @@ void ws_timer_masked(u32 masked)
 {
 	struct timer_state *state = this_cpu_ptr(timer_states);
 
-	if (state->masked == masked)
+	if (state->masked == masked || !state->here)
 		return;
 	if (masked)
 		disable_percpu_irq(timer_irq);
