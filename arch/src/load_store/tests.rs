@@ -193,6 +193,7 @@ fn sound(instruction: LoadStore) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri hours")]
 fn every_narrow_thumb_instruction_is_sound() {
     let decoded = (0..=u16::MAX).filter(|&bits| !is_wide(bits)).filter_map(|bits| decode_thumb(bits, 0));
     let count = decoded.inspect(|&instruction| sound(instruction)).count();

@@ -162,6 +162,7 @@ fn classes_that_exist_decode_and_others_do_not() {
 
 /// One word in 61: every class, and as 61 shares no factor with 2^32, every pattern of low bits.
 #[test]
+#[cfg_attr(miri, ignore = "it would take Miri hours")]
 fn decoding_is_total() {
     let mut word = 0u32;
     while let Some(next) = word.checked_add(61) {
