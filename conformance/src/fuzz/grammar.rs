@@ -183,7 +183,7 @@ pub const CALLS: &[Call] = &[
     Call::on(Vcpu, 80, "SET_ONE_REG", KVM_SET_ONE_REG, set_register).fails(&[ENOENT, ENOEXEC, EINVAL, EFAULT]),
     Call::on(Vcpu, 10, "ARM_VCPU_INIT", KVM_ARM_VCPU_INIT, init).fails(&[ENOENT, EINVAL, EFAULT]),
     Call::on(Vcpu, 6, "GET_REG_LIST", KVM_GET_REG_LIST, register_list).fails(&[E2BIG, ENOEXEC, EFAULT]),
-    Call::on(Vcpu, 2, "ARM_VCPU_FINALIZE", KVM_ARM_VCPU_FINALIZE, anything).refused(&[EINVAL]),
+    Call::on(Vcpu, 2, "ARM_VCPU_FINALIZE", KVM_ARM_VCPU_FINALIZE, anything).refused(&[ENOEXEC, EINVAL, EFAULT]),
 ];
 
 /// One of them, as often as their weights say.
