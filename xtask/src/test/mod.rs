@@ -29,7 +29,7 @@ pub struct TestCommand {
     /// Only what needs no QEMU
     #[arg(long, conflicts_with = "boots")]
     pub no_qemu: bool,
-    /// Only the unit tests of arch and kvm under Miri, and all of them (the whole run takes some); for an hour or more
+    /// Only the unit tests of arch and kvm under Miri, and all that it can (the whole run takes some); for about an hour
     #[arg(long, conflicts_with_all = ["boots", "no_qemu"])]
     pub miri: bool,
     /// Lists the boots and their tests, and runs nothing
