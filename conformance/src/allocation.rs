@@ -232,19 +232,13 @@ const CALLS: &[Call] = &[
     Call {
         name: "KVM_SET_USER_MEMORY_REGION that logs",
         stage: Stage::new,
-        call: |stage| {
-            let slot = logging(stage.spare_slot());
-            stage.machine.vm.slot(&slot).map(|_| ())
-        },
+        call: |stage| stage.machine.vm.slot(&logging(stage.spare_slot())).map(|_| ()),
         allocations: 1,
     },
     Call {
         name: "KVM_SET_USER_MEMORY_REGION that begins to log",
         stage: Stage::with_slot,
-        call: |stage| {
-            let slot = logging(stage.spare_slot());
-            stage.machine.vm.slot(&slot).map(|_| ())
-        },
+        call: |stage| stage.machine.vm.slot(&logging(stage.spare_slot())).map(|_| ()),
         allocations: 1,
     },
     Call {

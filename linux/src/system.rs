@@ -35,7 +35,7 @@ pub const VCPU_MMAP_SIZE: i32 = 2 * arch::addr::PAGE_SIZE as i32;
 pub fn check_extension(capability: usize) -> i32 {
     let Ok(capability) = u32::try_from(capability) else { return 0 };
     match capability {
-        KVM_CAP_IRQCHIP => hypervisor().is_ok_and(|hypervisor| hypervisor.hardware.gic.is_some()).into(),
+        KVM_CAP_IRQCHIP => module::gic().is_ok().into(),
         KVM_CAP_USER_MEMORY
         | KVM_CAP_MP_STATE
         | KVM_CAP_SYNC_MMU

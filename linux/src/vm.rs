@@ -10,7 +10,7 @@ use crate::heap::Shared;
 use crate::kernel::Kernel;
 use crate::system::{self, to_kernel};
 use crate::user::UserAddress;
-use crate::{capability, device, dirty_log, eventfd, events, trace, vcpu};
+use crate::{capability, device, dirty_log, eventfd, events, module, trace, vcpu};
 use arch::addr::{HostVirt, PAGE_SIZE};
 use arch::hyp_registers::Hcr;
 use core::ffi::c_void;
@@ -181,7 +181,7 @@ fn set_device_address(vm: &Vm<Kernel>, argument: UserAddress) -> Result<i32> {
     if request.device() != KVM_ARM_DEVICE_VGIC_V2 {
         return Err(Errno::ENODEV);
     }
-    if !has_gic()? {
+    if module::gic().is_err() {
         return Err(Errno::ENXIO);
     }
     let region = device::region(request.addr_type()).ok_or(Errno::ENODEV)?;
@@ -196,14 +196,9 @@ fn preferred_target(argument: UserAddress) -> Result<i32> {
     Ok(0)
 }
 
-/// Whether VMs can have a GIC here.
-fn has_gic() -> Result<bool> {
-    Ok(system::hypervisor()?.hardware.gic.is_some())
-}
-
 fn create_device(object: &Shared<VmObject>, argument: UserAddress) -> Result<i32> {
     let mut request: CreateDevice = argument.read()?;
-    if request.device_type != uapi::device::KVM_DEV_TYPE_ARM_VGIC_V2 || !has_gic()? {
+    if request.device_type != uapi::device::KVM_DEV_TYPE_ARM_VGIC_V2 || module::gic().is_err() {
         return Err(Errno::ENODEV);
     }
     if request.flags & uapi::device::KVM_CREATE_DEVICE_TEST != 0 {
@@ -239,7 +234,7 @@ fn ioctl(object: &Shared<VmObject>, command: u32, argument: usize) -> Result<i32
         KVM_SIGNAL_MSI => events::signal_msi(vm, at),
         KVM_REGISTER_COALESCED_MMIO => events::register_zone(vm, at),
         KVM_UNREGISTER_COALESCED_MMIO => events::unregister_zones(vm, at),
-        KVM_CREATE_IRQCHIP if !has_gic()? => Err(Errno::ENXIO),
+        KVM_CREATE_IRQCHIP if module::gic().is_err() => Err(Errno::ENXIO),
         KVM_CREATE_IRQCHIP => vm.create_irqchip().map(|()| 0).map_err(Errno::from),
         KVM_CREATE_DEVICE => create_device(object, at),
         KVM_ARM_SET_DEVICE_ADDR => set_device_address(vm, at),
